@@ -1,0 +1,170 @@
+"""Frozen data handed from room to room. Pure: nothing here awaits, reads a clock or opens a file.
+
+An `Exchange` is the whole story of one request, written once, when it has ended, whatever ended it.
+Every sink (access log, metrics, later the ledger and the journal) gets the same object.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+HeaderList = list[tuple[str, str]]
+
+
+class CallerKind(StrEnum):
+    """How a caller showed who it is (contract, "Callers")."""
+
+    ISSUED = "issued"
+    PASSTHROUGH = "passthrough"
+    ANONYMOUS = "anonymous"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `id` is the full identity, `name` is what logs and metrics may show.
+
+    `token` is a passthrough caller's own credential, to be forwarded; it is kept out of `repr`.
+    """
+
+    kind: CallerKind
+    id: str
+    name: str
+    token: str | None = field(default=None, repr=False)
+
+
+class Outcome(StrEnum):
+    """What ended a request. One word each, a metric label and a column."""
+
+    OK = "ok"
+    REFUSED = "refused"  # the gateway said no before any upstream call (4xx, 503)
+    UPSTREAM_STATUS = "upstream_status"  # the upstream answered with a status of 400 or more
+    UPSTREAM_ERROR = "upstream_error"  # refused, reset, garbage: no head came
+    UPSTREAM_TIMEOUT = "upstream_timeout"  # connect, first byte, idle or total time ran out
+    UPSTREAM_TRUNCATED = "upstream_truncated"  # the answer broke off, or ended without its terminator
+    UPSTREAM_IN_BAND_ERROR = "upstream_in_band_error"  # 200 with an `error` inside
+    CLIENT_DISCONNECT = "client_disconnect"  # the client left before the end had been sent
+    DRAINED = "drained"  # cut by the gateway's own stop, after the drain time
+    INTERNAL = "internal"  # a fault of the gateway
+
+
+class CacheState(StrEnum):
+    """`X-Gateway-Cache` (contract). NONE: no header, the gateway made the answer itself."""
+
+    HIT = "hit"
+    MISS = "miss"
+    JOINED = "joined"
+    BYPASS = "bypass"
+    NONE = "none"
+
+
+class UsageSource(StrEnum):
+    """Where the token figures of a row come from (requirement A10)."""
+
+    UPSTREAM = "upstream"
+    CACHE = "cache"
+    ESTIMATED = "estimated"
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one answer. `cached_tokens` is part of the prompt's, `reasoning_tokens` of the completion's.
+
+    `details` is the upstream's whole usage object, unknown members included (requirement A8).
+    """
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    source: UsageSource = UsageSource.NONE
+    details: Mapping[str, Any] | None = None
+
+
+NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What an observer learned from an answer's bytes, complete or not.
+
+    `complete`: the terminator was seen (`[DONE]`), or a finish reason for every choice and a clean end
+    (requirement B11). `error`: an `error` object was inside a 200 (requirement B13).
+    `first_content`: the observer saw content in some event. `missing`: why a complete answer has no usage.
+    """
+
+    usage: Usage | None = None
+    finish_reasons: tuple[str, ...] = ()
+    model: str | None = None
+    service_tier: str | None = None
+    complete: bool = False
+    error: bool = False
+    events: int = 0
+    missing: str | None = None
+    observer_errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds since the request's head had arrived; None where that point was never reached."""
+
+    received: float | None = None  # the body was there
+    admitted: float | None = None
+    looked_up: float | None = None
+    connected: float | None = None  # a connection to the upstream was at hand
+    first_byte: float | None = None  # of the upstream's answer
+    first_token: float | None = None  # first content chunk handed to the client
+    last_byte: float | None = None  # of the upstream's answer
+    booked: float | None = None
+    total: float = 0.0
+    queued: float = 0.0  # waiting for a free connection to the upstream
+    upstream: float = 0.0  # all time spent waiting for the upstream
+
+    @property
+    def overhead(self) -> float:
+        """What the gateway itself took: total minus the time spent waiting for the upstream."""
+        return max(0.0, self.total - self.upstream)
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request, from its first byte to its end (requirement G8). Built once, by the pipeline."""
+
+    id: str  # ULID, `X-Gateway-Request-Id`
+    at: float  # wall time of arrival, seconds since the epoch
+    endpoint: str  # a low-cardinality path template: "chat/completions", "models", "other", ...
+    method: str
+    path: str  # as asked, without the query
+    client: str  # the client's address, trusted proxies respected
+    caller: Caller | None
+    model: str | None  # as asked
+    model_served: str | None  # as sent upstream
+    upstream: str | None
+    stream: bool
+    status: int  # as sent; 499 when the client left before the head
+    outcome: Outcome
+    error: str | None  # low-cardinality code
+    cache: CacheState
+    usage: Usage
+    summary: Summary | None
+    timings: Timings
+    bytes_in: int
+    bytes_out: int
+    attempts: int  # calls made to an upstream, a retry counts
+    upstream_request_id: str | None = None
+    usage_missing: str | None = None
+    client_retry: str | None = None  # the client's own `x-stainless-retry-count`
+    tags: Mapping[str, str] = field(default_factory=dict)
+    trace: str | None = None  # W3C trace id, where the client sent one
+
+
+_CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+
+
+def ulid(ms: int, entropy: bytes) -> str:
+    """A ULID of 26 characters from milliseconds since the epoch and 10 random bytes (github.com/ulid/spec)."""
+    number = (ms & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(entropy[:10], "big")
+    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

@@ -1,0 +1,227 @@
+"""The seams between the pipeline and the world: what each room promises, and nothing of how.
+
+The pipeline knows only these. `app.py` is the one file that picks the classes behind them; tests pick fakes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gateway.exchange import Caller, CallerKind, Exchange, HeaderList
+
+
+class Clock(Protocol):
+    """Time, in seconds."""
+
+    def now(self) -> float: ...
+    def monotonic(self) -> float: ...
+
+
+class ClientGone(Exception):
+    """The client left before its request was whole, or while an answer was on its way. No error of ours."""
+
+
+# The client's side -----------------------------------------------------------------------------------
+
+
+class Body(Protocol):
+    """A request's body, not read yet. Asking for it is what answers `Expect: 100-continue`."""
+
+    @property
+    def length(self) -> int | None:
+        """Declared length in bytes; 0 without a body, None when chunked."""
+
+    @property
+    def received(self) -> int:
+        """Bytes taken so far."""
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body. RequestTooLarge past `limit`, RequestTimeout past a deadline,
+        ClientGone when the client leaves."""
+
+    def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it arrives, with back-pressure; the same errors."""
+
+
+class Client(Protocol):
+    """The waiting end of one request. Sync writes; who gets False stops until `on_ready` is called.
+
+    The end of an answer is held back until `finish`: a client that has read the end may rely on the books.
+    """
+
+    @property
+    def gone(self) -> bool:
+        """The client has left; everything written from now on is dropped."""
+
+    @property
+    def started(self) -> bool:
+        """A head was written."""
+
+    @property
+    def bytes_out(self) -> int:
+        """Body bytes handed to the transport so far."""
+
+    def watch(self, on_ready: Callable[[], None], on_gone: Callable[[], None]) -> None:
+        """`on_ready` after a full buffer has drained, `on_gone` once when the client leaves
+        (at once if it has)."""
+
+    def start(self, status: int, headers: HeaderList, length: int | None) -> None:
+        """Write the head. `length` None: chunked, or close-delimited for HTTP/1.0."""
+
+    def write(self, data: bytes) -> bool:
+        """Hand over body bytes; False when the transport's buffer is full."""
+
+    def finish(self) -> None:
+        """The answer is whole: write the closing chunk."""
+
+    def abort(self) -> None:
+        """The answer cannot be made whole: close without a closing chunk, so that the client sees a cut."""
+
+
+@dataclass(slots=True)
+class Ask:
+    """One request as the web layer read it: head and body, no meaning yet.
+
+    `path` is what follows `/v1/`; header names are lower case, values latin-1.
+    """
+
+    id: str
+    at: float  # wall clock, seconds
+    started: float  # monotonic clock, seconds
+    method: str
+    path: str
+    query: str
+    headers: HeaderList
+    body: Body
+    client: str
+    _index: dict[str, str] | None = field(default=None, repr=False)
+
+    def header(self, name: str) -> str | None:
+        """The value of one header by lower-case name; several are joined by ', ' (RFC 9110 section 5.3)."""
+        if self._index is None:
+            index: dict[str, str] = {}
+            for key, value in self.headers:
+                index[key] = f"{index[key]}, {value}" if key in index else value
+            self._index = index
+        return self._index.get(name)
+
+
+# The upstream's side ----------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Call:
+    """One call to be made upstream. `body` is bytes (may be sent again) or a stream (never is).
+
+    `path` follows the upstream's base URL, without a leading slash; `query` is raw.
+    `caller` decides the credential. `headers` are the client's, to be filtered by the upstream's rules.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: HeaderList
+    body: bytes | AsyncIterator[bytes] | None
+    length: int | None  # declared length of a streamed body
+    caller: Caller
+    model: str | None = None
+
+
+@dataclass(slots=True)
+class CallTimes:
+    """Monotonic seconds of one call's points; durations are the pipeline's arithmetic."""
+
+    sent: float = 0.0
+    connected: float | None = None
+    first_byte: float | None = None
+    queued: float = 0.0  # seconds spent waiting for a free connection
+    attempts: int = 1
+
+
+class Reply(Protocol):
+    """An upstream's answer whose head is here. A context manager: leaving it early closes the connection."""
+
+    @property
+    def status(self) -> int: ...
+
+    @property
+    def headers(self) -> HeaderList:
+        """End-to-end headers as they came, hop-by-hop ones and those never passed on already dropped;
+        names in lower case. `content-length` is not among them, see `length`."""
+
+    @property
+    def length(self) -> int | None: ...
+
+    @property
+    def times(self) -> CallTimes: ...
+
+    async def read(self) -> bytes:
+        """Next bytes as they come, b"" at a clean end. UpstreamCut, UpstreamTimeout."""
+
+    @property
+    def at_eof(self) -> bool:
+        """The next `read` would return b"" at once."""
+
+    def close(self) -> None:
+        """Let go: a fully read answer gives its connection back, any other closes it. Idempotent."""
+
+
+class Upstream(Protocol):
+    """One configured upstream."""
+
+    @property
+    def name(self) -> str: ...
+
+    def serves(self, model: str) -> bool:
+        """A pattern of `models` matches."""
+
+    @property
+    def builtin(self) -> bool:
+        """`echo:`: served in this process."""
+
+    def accepts(self, kind: CallerKind) -> bool:
+        """May this kind of caller use it (contract, "Callers")."""
+
+    def relays(self, path: str) -> bool:
+        """May `path` (after /v1/) be asked of it."""
+
+    def real_name(self, model: str) -> str:
+        """The model's name upstream (`rename`)."""
+
+    @property
+    def finish_on_disconnect(self) -> bool: ...
+
+    @property
+    def injects_usage(self) -> bool:
+        """Ask for usage on streams: `inject_usage`, unless this upstream has refused the option before."""
+
+    def refused_usage(self) -> None:
+        """Remember that it answers 400 to `stream_options` (requirement A2)."""
+
+    async def send(self, call: Call) -> Reply:
+        """Make the call; return when the head is here. UpstreamError, UpstreamTimeout."""
+
+    async def models(self, caller: Caller) -> list[dict[str, object]]:
+        """What it serves, as OpenAI's model objects under their public names; [] where it does not say."""
+
+
+# Books ------------------------------------------------------------------------------------------------
+
+
+class Sink(Protocol):
+    """Gets every Exchange once, when it has ended and its delivery too."""
+
+    def book(self, exchange: Exchange) -> None:
+        """Take it. Never blocks, never raises."""
+
+
+class Keys(Protocol):
+    """Who is asking."""
+
+    def identify(self, credential: str | None) -> Caller:
+        """The caller behind `Authorization`/`api-key`; raises InvalidAPIKey. No I/O."""
+
+
+Sinks = Sequence[Sink]

@@ -38,7 +38,7 @@ check: $(STAMPS)/dev  ## Lint, format, types, layers, generated files
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
 	@set -e; for generator in $(GENERATORS); do \
 	  echo "$(BIN)/python $$generator --check"; $(BIN)/python $$generator --check; done
 

@@ -1,0 +1,10 @@
+"""`python -m tests.bench`: every measurement of this folder, one after the other."""
+
+from __future__ import annotations
+
+import sys
+
+from tests.bench import start
+
+if __name__ == "__main__":
+    sys.exit(0 if start.main() else 1)

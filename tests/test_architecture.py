@@ -65,6 +65,12 @@ def faults(found: Iterator[tuple[Path, int, str]]) -> list[str]:
     return [f"{name_of(path)}:{line}: {what}" for path, line, what in found]
 
 
+def test_a_folder_is_a_package() -> None:
+    """Without `__init__.py` neither the wheel nor import-linter sees what is in it."""
+    folders = {path.parent for path in MODULES}
+    assert not [name_of(folder) for folder in folders if not (folder / "__init__.py").exists()]
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_a_module_states_its_job(path: Path) -> None:
     assert ast.get_docstring(tree_of(path)), f"{name_of(path)} has no docstring"

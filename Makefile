@@ -33,12 +33,17 @@ setup: $(STAMPS)/dev $(OLD)/.stamp $(STAMPS)/servers  ## Set up all that `make t
 test: setup  ## Set up, then run all tests but the long ones (ARGS='-k name' adds arguments)
 	$(BIN)/python -m pytest $(ARGS)
 
-.PHONY: check
-check: $(STAMPS)/dev  ## Lint, format, types, layers, generated files
+.PHONY: check check-lint check-format check-types check-layers check-generated
+check: check-lint check-format check-types check-layers check-generated  ## Lint, format, types, layers, generated files (-k: all of them, whatever fails)
+check-lint: $(STAMPS)/dev
 	$(BIN)/ruff check
+check-format: $(STAMPS)/dev
 	$(BIN)/ruff format --check
+check-types: $(STAMPS)/dev
 	$(BIN)/mypy
+check-layers: $(STAMPS)/dev
 	$(BIN)/lint-imports --no-logo
+check-generated: $(STAMPS)/dev
 	@set -e; for generator in $(GENERATORS); do \
 	  echo "$(BIN)/python $$generator --check"; $(BIN)/python $$generator --check; done
 

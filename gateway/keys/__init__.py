@@ -1,0 +1,1 @@
+"""Who may call: credentials read, told apart, and the secrets that takes."""

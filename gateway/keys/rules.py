@@ -1,0 +1,110 @@
+"""Who is asking, decided from two header values. Pure: nothing here awaits or keeps anything.
+
+Rule: what begins with `gw_`, and the admin token, is never anything but ours: it is refused here or
+accepted here, and never forwarded (contract, "Callers").
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from hashlib import sha256
+from ipaddress import ip_address
+
+from gateway.config import Anonymous, Keys
+from gateway.errors import InvalidAPIKey
+from gateway.exchange import Caller, CallerKind
+
+ISSUED_PREFIX = "gw_"
+TOKEN_LIMIT = 4096  # characters; a JWT with many claims has about 2,000
+
+# Wider than RFC 6750's b64token: any visible ASCII, since providers invent their own forms.
+_TOKEN = re.compile(r"[!-~]+")
+
+ANONYMOUS = Caller(CallerKind.ANONYMOUS, "anonymous", "anonymous")
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The `keys` section, as it holds on this bind. `aliases`: shown name to alias."""
+
+    passthrough: bool
+    anonymous: bool
+    aliases: Mapping[str, str] = field(default_factory=dict)
+
+
+def policy(section: Keys, *, bind_is_loopback: bool) -> Policy:
+    """What the section means where the data plane listens on that kind of address."""
+    anonymous = section.anonymous is Anonymous.ALWAYS or (
+        section.anonymous is Anonymous.LOOPBACK and bind_is_loopback
+    )
+    return Policy(section.passthrough, anonymous, dict(section.aliases))
+
+
+def is_loopback(host: str) -> bool:
+    """A loopback address, or the one name that always means one (RFC 6761 section 6.3)."""
+    host = host.strip().strip("[]").partition("%")[0].rstrip(".").lower()
+    if host == "localhost":
+        return True
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1 on a dual-stack socket
+    return (mapped or address).is_loopback
+
+
+def read_token(authorization: str | None, api_key: str | None) -> str | None:
+    """The token of `Authorization: Bearer TOKEN`, else of `api-key: TOKEN`; None: both are blank.
+
+    `Authorization` wins. InvalidAPIKey: another scheme, or what cannot be a token. Two headers of
+    one name arrive joined by ", " and are no token either.
+    """
+    token = _bearer(authorization or "") or (api_key or "").strip()
+    if not token:
+        return None
+    if len(token) > TOKEN_LIMIT or not is_token(token):
+        raise InvalidAPIKey
+    return token
+
+
+def is_token(text: str) -> bool:
+    """A header can carry it as one word."""
+    return _TOKEN.fullmatch(text) is not None
+
+
+def _bearer(authorization: str) -> str:
+    """The scheme's name is case-insensitive (RFC 9110 section 11.1)."""
+    scheme, _, token = authorization.strip().partition(" ")
+    if scheme and scheme.lower() != "bearer":
+        raise InvalidAPIKey
+    return token.strip()
+
+
+def digest(text: str) -> bytes:
+    """What secrets are compared by: of one length, so that comparing tells nothing about it."""
+    return sha256(text.encode()).digest()
+
+
+def same(token: str, expected: bytes) -> bool:
+    """`token` has the digest `expected`; how long it takes does not tell where they differ (N2)."""
+    return hmac.compare_digest(digest(token), expected)
+
+
+def caller_of(token: str | None, policy: Policy, *, pepper: bytes, admin: bytes) -> Caller:
+    """The caller behind a token (None: no credential). `admin` is the digest of the admin token.
+
+    Raises InvalidAPIKey: one answer for all that is not let in, whatever the reason.
+    """
+    if token is None:
+        if policy.anonymous:
+            return ANONYMOUS
+        raise InvalidAPIKey
+    ours = token.startswith(ISSUED_PREFIX) | same(token, admin)
+    if ours or not policy.passthrough:  # no keys are issued yet, so ours is unknown
+        raise InvalidAPIKey
+    full = hmac.new(pepper, token.encode(), sha256).hexdigest()
+    shown = f"pass-{full[:8]}"
+    return Caller(CallerKind.PASSTHROUGH, full, policy.aliases.get(shown, shown), token)

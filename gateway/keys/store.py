@@ -1,0 +1,161 @@
+"""What keys need of the disk (pepper, admin token, the data directory's lock), and the callers.
+
+Rule: files are touched at start only. `Callers` works from memory and does no I/O.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+
+from gateway.config import Keys
+from gateway.exchange import Caller
+from gateway.keys.rules import TOKEN_LIMIT, caller_of, digest, is_token, policy, read_token
+
+PEPPER_VARIABLE = "GATEWAY_PEPPER"
+SECRET_BYTES = 32
+SHORTEST = 32  # characters of a pepper: less is a password, not a key
+SHORTEST_TOKEN = 16
+REMEMBERED = 4096  # callers
+
+
+class DataError(Exception):
+    """The data directory cannot be used as it is. The message says what to do, and no secret."""
+
+
+# The data directory -----------------------------------------------------------------------------
+
+
+class DataLock:
+    """Holds `data/lock` while it is open. The kernel lets go of it when the process dies."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        """Let go. Idempotent. The file stays: removing it would race with the next server."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def lock_data(data_dir: Path) -> DataLock:
+    """Make `data_dir` (0700) if need be and take its lock. DataError: another server has it."""
+    try:
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        # One that was there may be anything, `/tmp` even: its mode is looked at, not changed.
+        if stat.S_IMODE(data_dir.stat().st_mode) & 0o022:
+            raise DataError(
+                f"{data_dir} may be written by others; chmod 700 it, or take another --data"
+            )
+        descriptor = os.open(data_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise DataError(f"{data_dir} cannot be used for data: {error.strerror}") from error
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.ftruncate(descriptor, 0)
+        os.write(descriptor, f"{os.getpid()}\n".encode())
+    except OSError as error:
+        holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise DataError(
+                f"{data_dir} is in use by another gateway (process {holder}); "
+                "stop it, or give this one its own --data"
+            ) from None
+        raise DataError(f"{data_dir / 'lock'} cannot be locked: {error.strerror}") from error
+    return DataLock(descriptor)
+
+
+def load_pepper(data_dir: Path, environ: Mapping[str, str] = os.environ) -> bytes:
+    """What keys are digested with: `GATEWAY_PEPPER`, else `data/secret`, made where it is missing.
+
+    Call it with the lock held. Its bytes are the text itself, so that the file's text in the
+    variable means the same pepper. DataError: empty, short, or readable by others.
+    """
+    if PEPPER_VARIABLE in environ:
+        pepper, source = environ[PEPPER_VARIABLE].strip(), PEPPER_VARIABLE
+    else:
+        path = data_dir / "secret"
+        pepper, source = _kept_secret(path), str(path)
+    if len(pepper) < SHORTEST:
+        raise DataError(
+            f"{source} is {'too short' if pepper else 'empty'}: it takes {SHORTEST} characters. "
+            "Restore it from a backup; without one, remove it, and a new one is made (keys issued "
+            "with the old one are void then)"
+        )
+    return pepper.encode()
+
+
+def load_admin_token(data_dir: Path, configured: str) -> str:
+    """The configured admin token, else the one in `data/admin.token`, made where it is missing."""
+    path = data_dir / "admin.token"
+    token, source = (configured, "admin.token") if configured else (_kept_secret(path), str(path))
+    if not SHORTEST_TOKEN <= len(token) <= TOKEN_LIMIT or not is_token(token):
+        raise DataError(
+            f"{source} must be {SHORTEST_TOKEN} to {TOKEN_LIMIT} visible ASCII characters"
+        )
+    return token
+
+
+def _kept_secret(path: Path) -> str:
+    """The text of a file that only its owner can read; a new random one where there is none."""
+    try:
+        _make_secret(path)
+        with path.open(encoding="ascii", errors="replace") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o077:
+                raise DataError(f"{path} can be read by others; run: chmod 600 {path}")
+            return file.read(TOKEN_LIMIT + 2).strip()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read or made: {error.strerror}") from error
+
+
+def _make_secret(path: Path) -> None:
+    """Write a new secret, whole or not at all, unless the file exists."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        return
+    try:
+        with open(descriptor, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(SECRET_BYTES) + "\n")
+            file.flush()
+            os.fsync(descriptor)
+    except OSError:  # a full disk must not leave an empty pepper behind
+        path.unlink()
+        raise
+
+
+# Callers ----------------------------------------------------------------------------------------
+
+
+class Callers:
+    """The `Keys` port. Remembers callers it has met, so that meeting them again costs no HMAC."""
+
+    def __init__(
+        self, section: Keys, *, pepper: bytes, admin_token: str, bind_is_loopback: bool
+    ) -> None:
+        self._pepper = pepper
+        self._admin = digest(admin_token)
+        self._met: dict[str | None, Caller] = {}  # by the whole token (CVE-2026-35030)
+        self.reconfigure(section, bind_is_loopback=bind_is_loopback)
+
+    def reconfigure(self, section: Keys, *, bind_is_loopback: bool) -> None:
+        """Take a new `keys` section; it holds from the next request on."""
+        self._policy = policy(section, bind_is_loopback=bind_is_loopback)
+        self._met.clear()
+
+    def identify(self, authorization: str | None, api_key: str | None = None) -> Caller:
+        """The caller behind the values of `Authorization` and `api-key`. InvalidAPIKey. No I/O."""
+        token = read_token(authorization, api_key)
+        caller = self._met.pop(token, None)
+        if caller is None:
+            caller = caller_of(token, self._policy, pepper=self._pepper, admin=self._admin)
+            if len(self._met) >= REMEMBERED:
+                del self._met[next(iter(self._met))]
+        self._met[token] = caller  # last again: who was not met for longest is forgotten first
+        return caller

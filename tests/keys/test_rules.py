@@ -1,0 +1,184 @@
+"""Credentials out of headers, and who they make (contract, "Callers"; G7, N2)."""
+
+from __future__ import annotations
+
+import hmac
+from hashlib import sha256
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.config import Anonymous, Keys
+from gateway.errors import InvalidAPIKey
+from gateway.exchange import CallerKind
+from gateway.keys.rules import (
+    TOKEN_LIMIT,
+    caller_of,
+    digest,
+    is_loopback,
+    policy,
+    read_token,
+    same,
+)
+
+PEPPER = b"p" * 64
+ADMIN = "the-admin-token-of-this-test"
+PLAIN = st.characters(codec="ascii")
+OPEN = policy(Keys(), bind_is_loopback=True)
+
+
+def who(token, rules=OPEN):
+    return caller_of(token, rules, pepper=PEPPER, admin=digest(ADMIN))
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key", "token"),
+    [
+        ("Bearer sk-1", None, "sk-1"),
+        ("bearer sk-1", None, "sk-1"),
+        ("BEARER  sk-1 ", None, "sk-1"),
+        (None, "sk-2", "sk-2"),
+        ("", " sk-2 ", "sk-2"),
+        ("Bearer sk-1", "sk-2", "sk-1"),
+        ("Bearer ", "sk-2", "sk-2"),
+        ("Bearer", "sk-2", "sk-2"),
+        ("Bearer none", None, "none"),  # clients that must send some key send this
+        ("Bearer sk-no-key", None, "sk-no-key"),
+        (None, None, None),
+        ("", "", None),
+        ("  ", "\t", None),
+        ("Bearer", None, None),
+        ("Bearer   ", "   ", None),
+        ("Bearer " + "x" * TOKEN_LIMIT, None, "x" * TOKEN_LIMIT),
+    ],
+)
+def test_a_token_is_read_from_either_header(authorization, api_key, token):
+    assert read_token(authorization, api_key) == token
+
+
+@pytest.mark.parametrize(
+    ("authorization", "api_key"),
+    [
+        ("Basic c2VjcmV0", None),
+        ("sk-without-a-scheme", None),
+        ("Bearer a b", None),
+        ("Bearer a, Bearer b", None),  # two headers, joined
+        ("Bearer\tsk-1", None),
+        ("Bearer sk-\x00", None),
+        ("Bearer sk-\x7f", None),
+        ("Bearer schlüssel", None),
+        ("Bearer ' OR '1'='1", None),
+        (None, "a, b"),
+        (None, "k\u00e9"),
+        ("Bearer " + "x" * (TOKEN_LIMIT + 1), None),
+        ("Basic c2VjcmV0", "sk-2"),  # Authorization wins, also when it is wrong
+    ],
+)
+def test_what_cannot_be_a_token_is_refused(authorization, api_key):
+    with pytest.raises(InvalidAPIKey):
+        read_token(authorization, api_key)
+
+
+@given(st.text(), st.text())
+def test_no_header_raises_anything_else(authorization, api_key):
+    try:
+        token = read_token(authorization, api_key)
+    except InvalidAPIKey:
+        return
+    assert token is None or (token.isascii() and token.isprintable() and " " not in token)
+
+
+@pytest.mark.parametrize("token", ["gw_", "gw_abc", "gw_" + "0" * 40, ADMIN])
+def test_our_own_namespace_is_never_a_passthrough_token(token):
+    with pytest.raises(InvalidAPIKey):
+        who(token)
+
+
+@pytest.mark.parametrize("token", ["GW_abc", "xgw_abc", "gwabc", ADMIN + "x", ADMIN[:-1], "none"])
+def test_what_only_resembles_ours_is_a_passthrough_token(token):
+    assert who(token).token == token
+
+
+def test_a_passthrough_caller_is_told_apart_by_the_whole_keyed_digest():
+    """CVE-2026-35030: never by a part of the token."""
+    one, other = who("sk-" + "a" * 60 + "1"), who("sk-" + "a" * 60 + "2")
+    assert one.id != other.id
+    assert one.id == hmac.new(PEPPER, one.token.encode(), sha256).hexdigest()
+    assert one.name == f"pass-{one.id[:8]}"
+    assert one.kind is CallerKind.PASSTHROUGH
+
+
+def test_an_alias_replaces_the_shown_name_and_not_the_identity():
+    plain = who("sk-1")
+    named = who("sk-1", policy(Keys(aliases={plain.name: "billing"}), bind_is_loopback=True))
+    assert (named.name, named.id) == ("billing", plain.id)
+
+
+def test_without_passthrough_every_token_is_refused():
+    with pytest.raises(InvalidAPIKey):
+        who("sk-1", policy(Keys(passthrough=False), bind_is_loopback=True))
+
+
+@pytest.mark.parametrize(
+    ("setting", "loopback", "admitted"),
+    [
+        (Anonymous.LOOPBACK, True, True),
+        (Anonymous.LOOPBACK, False, False),
+        (Anonymous.NEVER, True, False),
+        (Anonymous.NEVER, False, False),
+        (Anonymous.ALWAYS, True, True),
+        (Anonymous.ALWAYS, False, True),
+    ],
+)
+def test_anonymous_callers_are_let_in_by_the_setting(setting, loopback, admitted):
+    rules = policy(Keys(anonymous=setting), bind_is_loopback=loopback)
+    if admitted:
+        caller = who(None, rules)
+        assert (caller.kind, caller.name, caller.token) == (
+            CallerKind.ANONYMOUS,
+            "anonymous",
+            None,
+        )
+    else:
+        with pytest.raises(InvalidAPIKey):
+            who(None, rules)
+
+
+def test_no_secret_in_a_repr_or_a_refusal():
+    """G7."""
+    caller = who("sk-canary-4711")
+    assert "canary" not in repr(caller) + caller.name + caller.id
+    with pytest.raises(InvalidAPIKey) as refusal:
+        who("gw_canary-4711")
+    assert "canary" not in f"{refusal.value!r}{refusal.value.body()}{refusal.value.headers()}"
+
+
+@given(st.text(PLAIN), st.text(PLAIN))
+def test_same_is_equality(one, other):
+    assert same(one, digest(other)) == (one == other)
+    assert same(one, digest(one))
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["127.0.0.1", "127.8.9.1", "::1", "[::1]", "localhost", "LOCALHOST.", "::ffff:127.0.0.1"],
+)
+def test_loopback(host):
+    assert is_loopback(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "",
+        "0.0.0.0",
+        "::",
+        "10.0.0.1",
+        "localhost.evil.example",
+        "127.0.0.1.nip.io",
+        "::ffff:10.0.0.1",
+    ],
+)
+def test_beyond_loopback(host):
+    assert not is_loopback(host)

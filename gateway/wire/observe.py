@@ -1,0 +1,412 @@
+"""Observers: they watch an answer's bytes for our books, and pass them on.
+
+Rules. What goes in comes out, byte for byte and at once; only an unfinished event waits for its
+end. Nothing an upstream sends can make an observer raise or change a byte (A11): what it cannot
+read it counts and lets pass. An event that can matter to nobody is not parsed (H2).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Any, Protocol
+
+import msgspec
+
+from gateway.exchange import Summary, Usage
+from gateway.wire import sse
+from gateway.wire.usage import read_usage
+
+# Why an answer has no usage (`Summary.missing`, a metric label): all there are.
+NO_USAGE = "no_usage"  # whole, and without any
+MALFORMED = "malformed"  # there was one, of no use
+TOO_LARGE = "too_large"  # larger than we keep, not looked at
+NOT_JSON = "not_json"  # said to be JSON and is not
+TRUNCATED = "truncated"  # broke off, or ended without its end
+UNOBSERVED = "unobserved"  # of a type nobody reads here
+MISSING = frozenset({NO_USAGE, MALFORMED, TOO_LARGE, NOT_JSON, TRUNCATED, UNOBSERVED})
+
+JSON_CAP = 16 * 1024 * 1024  # bytes of a JSON answer kept to be read at its end
+_MOST_CHOICES = 1024  # finish reasons remembered of one answer
+
+Piece = bytes
+
+
+class UsageEvent(bytes):
+    """The event with usage and no choices: hidden from a client that did not ask for it (A3)."""
+
+    __slots__ = ()
+
+
+class EndEvent(bytes):
+    """The `[DONE]` event and whatever follows it: held back until the books are written."""
+
+    __slots__ = ()
+
+
+class Form(StrEnum):
+    """What an answer is made of, by its content type."""
+
+    STREAM = "stream"
+    JSON = "json"
+    OTHER = "other"
+
+
+class Observer(Protocol):
+    """Watches one answer: `feed` each chunk, `close` at its end or `cut` where it broke off."""
+
+    @property
+    def form(self) -> Form: ...
+
+    @property
+    def saw_content(self) -> bool:
+        """The first content has passed: of a stream its first token, else the first byte."""
+
+    @property
+    def torn(self) -> bool:
+        """A part of an event has been passed on and its end has not: what is written next
+        must begin with an empty line."""
+
+    def feed(self, data: bytes) -> list[Piece]:
+        """What may be passed on now."""
+
+    def close(self) -> list[Piece]:
+        """The answer has ended cleanly: the rest of it."""
+
+    def cut(self) -> None:
+        """The answer broke off: what is pending is dropped (B12)."""
+
+    def summary(self) -> Summary:
+        """What is known so far."""
+
+
+def observer_for(content_type: str, path: str, choices: int = 1) -> Observer:
+    """The observer of an answer by the type it came with, not by what was asked (J5).
+
+    `path` is what follows `/v1/`; `choices` is the request's `n`. An answer that is still encoded
+    (`Content-Encoding`) is nobody's to read: take a BlindObserver.
+    """
+    media = content_type.partition(";")[0].strip().lower()
+    if media == "text/event-stream":
+        return StreamObserver(choices if path in _WITH_CHOICES else None)
+    if media == "application/json" or media.endswith("+json"):
+        return JSONObserver()
+    return BlindObserver()
+
+
+_WITH_CHOICES = frozenset({"chat/completions", "completions"})
+
+
+class _Findings:
+    """What the objects of one answer have said; the last word counts, nothing is summed (A9)."""
+
+    __slots__ = ("content", "error", "malformed", "model", "reasons", "tier", "usage")
+
+    def __init__(self) -> None:
+        self.usage: Usage | None = None
+        self.reasons: dict[int, str | None] = {}
+        self.model: str | None = None
+        self.tier: str | None = None
+        self.error = self.content = self.malformed = False
+
+    def read(self, found: Mapping[str, Any]) -> None:
+        """One event, or the whole answer. No member need be there, or be of any type (A4)."""
+        self._head(found)
+        for inner in (found.get("response"), found.get("x_groq")):
+            if isinstance(inner, Mapping):  # the Responses API; Groq (vercel/ai issue 1651)
+                self._head(inner)
+        choices = found.get("choices")
+        if isinstance(choices, list):
+            for place, choice in enumerate(choices[:_MOST_CHOICES]):
+                if isinstance(choice, Mapping):
+                    self._choice(place, choice)
+        elif _text(found.get("delta")):  # response.output_text.delta
+            self.content = True
+
+    def _head(self, found: Mapping[str, Any]) -> None:
+        self.error = self.error or bool(found.get("error"))
+        self.model = self.model or _text(found.get("model"))
+        self.tier = _text(found.get("service_tier")) or self.tier
+        self._take(found.get("usage"))
+
+    def _choice(self, place: int, choice: Mapping[str, Any]) -> None:
+        index = choice.get("index")
+        index = index if type(index) is int else place
+        if index in self.reasons or len(self.reasons) < _MOST_CHOICES:
+            self.reasons[index] = _text(choice.get("finish_reason")) or self.reasons.get(index)
+        delta = choice.get("delta")
+        if isinstance(delta, Mapping):
+            self.content = self.content or any(delta[key] for key in delta if key != "role")
+        self.content = self.content or bool(choice.get("text"))
+        self._take(choice.get("usage"))  # Moonshot's place (earendil-works/pi issue 2017)
+
+    def _take(self, found: object) -> None:
+        if found is not None:
+            usage = read_usage(found)
+            self.usage = usage or self.usage
+            self.malformed = self.malformed or usage is None
+
+    def finished(self) -> int:
+        """How many choices have their finish reason; 0 while one that was seen has none."""
+        return len(self.reasons) if all(self.reasons.values()) else 0
+
+    def summary(self, complete: bool, missing: str, events: int, errors: int) -> Summary:
+        """`missing` is the reason where there is no usage and no better one is known."""
+        better = MALFORMED if self.malformed else missing
+        return Summary(
+            usage=self.usage,
+            finish_reasons=tuple(why for _, why in sorted(self.reasons.items()) if why),
+            model=self.model,
+            service_tier=self.tier,
+            complete=complete,
+            error=self.error,
+            events=events,
+            missing=None if self.usage else better,
+            observer_errors=errors,
+        )
+
+
+def _text(found: object) -> str | None:
+    return found if isinstance(found, str) and found else None
+
+
+# An event that matters once content has begun: usage or a finish reason that is not null (nor "").
+# `"usage":null` and `"finish_reason":null` stand in nearly every event.
+_MATTERS = re.compile(rb'"(?:usage|finish_reason)"\s*:\s*(?:[^\sn"]|"[^"])').search
+
+
+def _matters(data: bytes) -> bool:
+    return b"error" in data or b"[DONE]" in data or _MATTERS(data) is not None
+
+
+class StreamObserver:
+    """Watches a stream of events. `choices`: how many are asked for; None where the path has none,
+    and then any clean end is a whole answer."""
+
+    __slots__ = (
+        "_choices", "_closed", "_done", "_errors", "_events", "_findings", "_parts", "_splitter",
+    )  # fmt: skip
+
+    form = Form.STREAM
+
+    def __init__(self, choices: int | None = 1, hold: int = sse.HOLD) -> None:
+        self._choices = choices
+        self._splitter = sse.Splitter(hold)
+        self._findings = _Findings()
+        self._done = self._closed = self._parts = False
+        self._events = self._errors = 0
+
+    @property
+    def saw_content(self) -> bool:
+        return self._findings.content
+
+    @property
+    def torn(self) -> bool:
+        return self._splitter.torn
+
+    def feed(self, data: bytes) -> list[Piece]:
+        if self._done:
+            return [EndEvent(data)]
+        if self._findings.content and self._splitter.idle:
+            events = _plain_events(data)
+            if events and not _matters(data):
+                self._events += events
+                return [data]
+        return self._look(self._splitter.feed(data))
+
+    def close(self) -> list[Piece]:
+        """The last event counts without its blank line too (A6)."""
+        rest = self._splitter.close()
+        pieces = self._look([rest]) if rest else []
+        self._closed = True
+        return pieces
+
+    def cut(self) -> None:
+        self._splitter.close()
+
+    def summary(self) -> Summary:
+        findings = self._findings
+        whole = self._closed and (
+            self._choices is None or findings.finished() >= max(1, self._choices)
+        )
+        complete = self._done or whole
+        missing = TOO_LARGE if self._parts else NO_USAGE if complete else TRUNCATED
+        return findings.summary(complete, missing, self._events, self._errors)
+
+    def _look(self, events: list[bytes]) -> list[Piece]:
+        """The events as pieces: what may go out together is one piece, and one write."""
+        pieces: list[Piece] = []
+        plain: list[bytes] = []
+        for place, event in enumerate(events):
+            kind = self._kind(event)
+            if kind is bytes:
+                plain.append(event)
+                continue
+            if plain:
+                pieces.append(b"".join(plain))
+                plain = []
+            if kind is EndEvent:
+                pieces.append(EndEvent(b"".join(events[place:]) + self._splitter.close()))
+                return pieces
+            pieces.append(kind(event))
+        if plain:
+            pieces.append(b"".join(plain) if len(plain) > 1 else plain[0])
+        return pieces
+
+    def _kind(self, event: bytes) -> type[bytes]:
+        """What an event is to the client: plain bytes, a UsageEvent, an EndEvent. Never raises."""
+        if isinstance(event, sse.Part):
+            self._parts = True
+            return bytes
+        try:
+            return self._read(event)
+        except Exception:
+            self._errors += 1
+            return bytes
+
+    def _read(self, event: bytes) -> type[bytes]:
+        data = sse.payload(event)
+        if data is None:
+            return bytes
+        if data.lstrip().startswith(b"[DONE]"):  # by prefix, as openai-python's _streaming.py
+            self._done = True
+            return EndEvent
+        self._events += 1
+        findings = self._findings
+        if b"error" in event and sse.name(event) == b"error":
+            findings.error = True
+        if findings.content and not _matters(data):
+            return bytes
+        found = _decode(data)
+        if not isinstance(found, dict):
+            return bytes
+        findings.read(found)
+        bare = found.get("choices") == [] and isinstance(found.get("usage"), dict)
+        return UsageEvent if bare else bytes
+
+
+def _plain_events(data: bytes) -> int:
+    """How many events `data` holds, if it is nothing but whole one-line events; else 0."""
+    if not data.startswith(b"data:") or not data.endswith(b"\n\n") or b"\r" in data:
+        return 0
+    events = data.count(b"\n\n")
+    plain = data.count(b"\n") == 2 * events and data.count(b"\n\ndata:") == events - 1
+    return events if plain else 0
+
+
+def _decode(data: bytes) -> object:
+    """JSON as Python's reader takes it too: NaN, lone surrogates. ValueError where it is none."""
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        return json.loads(data)
+
+
+class _Body(msgspec.Struct):
+    """The members that are read of a JSON answer; others (an embedding's numbers) are skipped."""
+
+    usage: msgspec.Raw = msgspec.Raw()
+    choices: msgspec.Raw = msgspec.Raw()
+    model: msgspec.Raw = msgspec.Raw()
+    service_tier: msgspec.Raw = msgspec.Raw()
+    error: msgspec.Raw = msgspec.Raw()
+    x_groq: msgspec.Raw = msgspec.Raw()
+
+
+_read_body = msgspec.json.Decoder(_Body).decode
+
+
+class JSONObserver:
+    """Watches a JSON answer: its bytes pass as they come, a copy (to `cap`) is read at the end."""
+
+    __slots__ = ("_cap", "_closed", "_copy", "_errors", "_findings", "_json", "_size")
+
+    form = Form.JSON
+    torn = False
+
+    def __init__(self, cap: int = JSON_CAP) -> None:
+        self._cap = cap
+        self._copy: list[bytes] = []
+        self._size = self._errors = 0
+        self._findings = _Findings()
+        self._closed = False
+        self._json = True
+
+    @property
+    def saw_content(self) -> bool:
+        return self._size > 0
+
+    def feed(self, data: bytes) -> list[Piece]:
+        self._size += len(data)
+        if self._size <= self._cap:
+            self._copy.append(data)
+        else:
+            self._copy.clear()
+        return [data] if data else []
+
+    def close(self) -> list[Piece]:
+        self._closed = True
+        if self._size <= self._cap:
+            body, self._copy = b"".join(self._copy), []
+            try:
+                self._findings.read(_members(body))
+            except ValueError:
+                self._json = False
+            except Exception:
+                self._json = False
+                self._errors += 1
+        return []
+
+    def cut(self) -> None:
+        self._copy.clear()
+
+    def summary(self) -> Summary:
+        """Complete: it parses, and each choice has its finish reason. An answer that was too large
+        to be read is taken for whole at its clean end."""
+        findings = self._findings
+        finished = all(findings.reasons.values())
+        complete = self._closed and self._json and finished
+        missing = NO_USAGE if complete else TRUNCATED
+        if self._size > self._cap:
+            missing = TOO_LARGE
+        elif not self._json:
+            missing = NOT_JSON
+        return findings.summary(complete, missing, 0, self._errors)
+
+
+def _members(body: bytes) -> dict[str, Any]:
+    """The members of interest of an object, none of any other value; ValueError: not JSON."""
+    try:
+        raw = msgspec.structs.asdict(_read_body(body))
+        return {name: _decode(bytes(value)) for name, value in raw.items() if bytes(value)}
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        found = json.loads(body)
+        return found if isinstance(found, dict) else {}
+
+
+class BlindObserver:
+    """Watches nothing: bytes pass, and their clean end is all that is known."""
+
+    __slots__ = ("_closed", "saw_content")
+
+    form = Form.OTHER
+    torn = False
+
+    def __init__(self) -> None:
+        self.saw_content = self._closed = False
+
+    def feed(self, data: bytes) -> list[Piece]:
+        self.saw_content = self.saw_content or bool(data)
+        return [data] if data else []
+
+    def close(self) -> list[Piece]:
+        self._closed = True
+        return []
+
+    def cut(self) -> None:
+        """Nothing is pending, ever."""
+
+    def summary(self) -> Summary:
+        return Summary(complete=self._closed, missing=UNOBSERVED)

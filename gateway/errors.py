@@ -1,7 +1,8 @@
 """The one error tree: HTTP status, OpenAI `type`, low-cardinality `code`.
 
-Pure. Rooms raise these; foreign exceptions are mapped to them where they can be raised; `web/errors.py`
-is the one place that renders them. The table is the contract's ("Errors" in docs/errors.md).
+Pure. Rooms raise these; foreign exceptions are mapped to them where they can be raised;
+`web/errors.py` is the one place that renders them. The table is the contract's ("Errors" in
+docs/errors.md).
 
 `x-should-retry` and `Retry-After` are what openai-python obeys first
 (src/openai/_base_client.py, `_should_retry`, `_parse_retry_after_header`).
@@ -15,7 +16,8 @@ from typing import ClassVar
 class GatewayError(Exception):
     """A refusal or failure that the gateway itself answers.
 
-    `message` goes to the client: it names what is wrong and what would be right, and never holds a secret.
+    `message` goes to the client: it names what is wrong and what would be right, and never holds a
+    secret.
     `retry_after` is in seconds; None sends no `Retry-After`.
     """
 
@@ -83,8 +85,8 @@ class InvalidAPIKey(ClientError):
 
     def __init__(self) -> None:
         super().__init__(
-            "No valid API key was given. Send 'Authorization: Bearer KEY' (or 'api-key: KEY') with a key "
-            "that is known here and neither expired nor revoked."
+            "No valid API key was given. Send 'Authorization: Bearer KEY' (or 'api-key: KEY') "
+            "with a key that is known here and neither expired nor revoked."
         )
 
 
@@ -149,6 +151,12 @@ class UnsupportedEncoding(ClientError):
     code = "unsupported_encoding"
 
 
+class ExpectationFailed(ClientError):
+    """An `Expect` other than `100-continue` (RFC 9110 section 10.1.1)."""
+
+    status = 417
+
+
 class UpgradeNotSupported(GatewayError):
     """No protocol to upgrade to (contract: 501)."""
 
@@ -158,7 +166,8 @@ class UpgradeNotSupported(GatewayError):
 
 
 class InternalError(GatewayError):
-    """A fault of the gateway. Nothing should reach this; where something does, it is logged in full."""
+    """A fault of the gateway. Nothing should reach this; where something does, it is logged in
+    full."""
 
     status = 500
     code = "internal_error"

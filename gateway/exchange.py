@@ -43,7 +43,8 @@ class Outcome(StrEnum):
     UPSTREAM_STATUS = "upstream_status"  # the upstream answered with a status of 400 or more
     UPSTREAM_ERROR = "upstream_error"  # refused, reset, garbage: no head came
     UPSTREAM_TIMEOUT = "upstream_timeout"  # connect, first byte, idle or total time ran out
-    UPSTREAM_TRUNCATED = "upstream_truncated"  # the answer broke off, or ended without its terminator
+    # the answer broke off, or ended without its terminator
+    UPSTREAM_TRUNCATED = "upstream_truncated"
     UPSTREAM_IN_BAND_ERROR = "upstream_in_band_error"  # 200 with an `error` inside
     CLIENT_DISCONNECT = "client_disconnect"  # the client left before the end had been sent
     DRAINED = "drained"  # cut by the gateway's own stop, after the drain time
@@ -71,7 +72,8 @@ class UsageSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of one answer. `cached_tokens` is part of the prompt's, `reasoning_tokens` of the completion's.
+    """Tokens of one answer. `cached_tokens` is part of the prompt's, `reasoning_tokens` of the
+    completion's.
 
     `details` is the upstream's whole usage object, unknown members included (requirement A8).
     """
@@ -91,9 +93,10 @@ NO_USAGE = Usage()
 class Summary:
     """What an observer learned from an answer's bytes, complete or not.
 
-    `complete`: the terminator was seen (`[DONE]`), or a finish reason for every choice and a clean end
-    (requirement B11). `error`: an `error` object was inside a 200 (requirement B13).
-    `first_content`: the observer saw content in some event. `missing`: why a complete answer has no usage.
+    `complete`: the terminator was seen (`[DONE]`), or a finish reason for every choice and a clean
+    end (requirement B11). `error`: an `error` object was inside a 200 (requirement B13).
+    `first_content`: the observer saw content in some event. `missing`: why a complete answer has
+    no usage.
     """
 
     usage: Usage | None = None
@@ -109,7 +112,8 @@ class Summary:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds since the request's head had arrived; None where that point was never reached."""
+    """Milliseconds since the request's head had arrived; None where that point was never
+    reached."""
 
     received: float | None = None  # the body was there
     admitted: float | None = None
@@ -165,6 +169,7 @@ _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 
 
 def ulid(ms: int, entropy: bytes) -> str:
-    """A ULID of 26 characters from milliseconds since the epoch and 10 random bytes (github.com/ulid/spec)."""
+    """A ULID of 26 characters from milliseconds since the epoch and 10 random bytes
+    (github.com/ulid/spec)."""
     number = (ms & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(entropy[:10], "big")
     return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))

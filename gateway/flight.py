@@ -1,12 +1,13 @@
 """Single-flight: one upstream answer, recorded once, read by many. asyncio, no I/O.
 
-A flight pumps an upstream's reply through an observer into pieces, and pushes them to its readers. Nothing
-here creates a task or a future for a piece: the pump runs in the task of the request that launched the
-flight, and a reader whose client is slow goes on from that client's own `on_ready` callback.
+A flight pumps an upstream's reply through an observer into pieces, and pushes them to its readers.
+Nothing here creates a task or a future for a piece: the pump runs in the task of the request that
+launched the flight, and a reader whose client is slow goes on from that client's own `on_ready`
+callback.
 
-Rules of this file: only whole pieces reach a client (so an error can follow at any point); the answer's end
-(`[DONE]`, the closing chunk) is held back until `release`, which the pipeline calls when the books are
-written; a slow reader slows the upstream, memory stays within `window`.
+Rules of this file: only whole pieces reach a client (so an error can follow at any point); the
+answer's end (`[DONE]`, the closing chunk) is held back until `release`, which the pipeline calls
+when the books are written; a slow reader slows the upstream, memory stays within `window`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,15 @@ from types import TracebackType
 
 from gateway.exchange import HeaderList
 from gateway.ports import Client, Clock, Reply
-from gateway.wire.observe import EndEvent, Observer, Piece, UsageEvent
+from gateway.wire.observe import EndEvent, Form, Observer, Piece, UsageEvent
 
 WINDOW = 1024 * 1024  # bytes in flight between the upstream and the slowest reader
 HOLD = 256 * 1024  # a JSON answer below this is sent whole, with its length
 
 
 class Leash:
-    """Lets a callback break off one awaited section of a task, as `asyncio.timeout` does for a deadline.
+    """Lets a callback break off one awaited section of a task, as `asyncio.timeout` does for a
+    deadline.
 
     `reason` is what the section ends with when it was pulled.
     """
@@ -90,8 +92,8 @@ class Flight:
         "_first",
         "_held",
         "_holding",
-        "_room",
         "_pieces",
+        "_room",
         "_window",
         "ends",
         "head",
@@ -130,8 +132,8 @@ class Flight:
         clock: Clock,
         on_content: Callable[[], None] | None = None,
     ) -> None:
-        """Pump the reply to its end. UpstreamError and UpstreamTimeout pass through; what came before them
-        has been pushed, an incomplete event dropped.
+        """Pump the reply to its end. UpstreamError and UpstreamTimeout pass through; what came
+        before them has been pushed, an incomplete event dropped.
 
         `on_content` is called once, after the first content has been pushed.
         """
@@ -143,34 +145,36 @@ class Flight:
             try:
                 data = await reply.read()
             except Exception:
-                self._append(observer.cut())
+                observer.cut()
                 self.push()
                 raise
             finally:
                 self.waited += clock.monotonic() - before
             self._append(observer.feed(data) if data else observer.close())
-            self._holding = self._holding and bool(data) and self._may_hold(data)
             if not data:
                 break
+            self._holding = self._holding and self._may_hold(data)
             self.push()
             if waiting is not None and observer.saw_content:
                 waiting()
                 waiting = None
             if self._held > self._window:
                 await self._wait_for_room(leash)
-        self._land(reply)
+        self._land()
         if waiting is not None and observer.saw_content:
             waiting()
 
     def begin(self, reply: Reply, observer: Observer) -> None:
-        """The head is here. A JSON answer is held until it is whole (or large): one write, and a cut answer
-        can still become a readable 502."""
-        self.head = Head(reply.status, reply.headers, None if observer.edits else reply.length)
-        self._holding = observer.holds
+        """The head is here. A JSON answer is held until it is whole (or large): one write, and a
+        cut answer can still become a readable 502."""
+        streamed = observer.form is Form.STREAM  # events may be left out: its length is not known
+        self.head = Head(reply.status, reply.headers, None if streamed else reply.length)
+        self._holding = observer.form is Form.JSON
         self.push()
 
     def _may_hold(self, data: bytes) -> bool:
-        """White space keeps a connection alive while the upstream works: it must not be kept back."""
+        """White space keeps a connection alive while the upstream works: it must not be kept
+        back."""
         return self._held <= HOLD and not (self._held == len(data) and data.isspace())
 
     def _append(self, pieces: list[Piece]) -> None:
@@ -181,17 +185,12 @@ class Flight:
                 self._pieces.append(piece)
                 self._held += len(piece)
 
-    def _land(self, reply: Reply) -> None:
-        head = self.head
-        if head is not None and head.length is None and self._first == 0 and not self.started:
-            head.length = self._held + sum(map(len, self.ends))
+    def _land(self) -> None:
+        if self._holding and self.head is not None and self.head.length is None:
+            self.head.length = self._held
         self.landed = True
+        self._holding = False
         self.push()
-
-    @property
-    def started(self) -> bool:
-        """Some reader has its head."""
-        return any(reader.client.started for reader in self.readers)
 
     def push(self) -> None:
         """Let every ready reader advance."""
@@ -271,9 +270,8 @@ class Reader:
             self.position += 1
             if not (self._hides_usage and type(piece) is UsageEvent):
                 self.ready = client.write(piece)
-        if self.position == flight.total and self._caught_up is not None:
-            if not self._caught_up.done():
-                self._caught_up.set_result(None)
+        if self.position == flight.total:
+            self._wake()
 
     @property
     def behind(self) -> bool:
@@ -309,7 +307,10 @@ class Reader:
 
     def _client_gone(self) -> None:
         self.leave()
-        if self._caught_up is not None and not self._caught_up.done():
-            self._caught_up.set_result(None)
+        self._wake()
         self._on_gone()
         self.flight.trim()
+
+    def _wake(self) -> None:
+        if self._caught_up is not None and not self._caught_up.done():
+            self._caught_up.set_result(None)

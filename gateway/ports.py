@@ -1,6 +1,7 @@
 """The seams between the pipeline and the world: what each room promises, and nothing of how.
 
-The pipeline knows only these. `app.py` is the one file that picks the classes behind them; tests pick fakes.
+The pipeline knows only these. `app.py` is the one file that picks the classes behind them; tests
+pick fakes.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ class Clock(Protocol):
 
 
 class ClientGone(Exception):
-    """The client left before its request was whole, or while an answer was on its way. No error of ours."""
+    """The client left before its request was whole, or while an answer was on its way. No error of
+    ours."""
 
 
-# The client's side -----------------------------------------------------------------------------------
+# The client's side --------------------------------------------------------------------------------
 
 
 class Body(Protocol):
@@ -48,7 +50,8 @@ class Body(Protocol):
 class Client(Protocol):
     """The waiting end of one request. Sync writes; who gets False stops until `on_ready` is called.
 
-    The end of an answer is held back until `finish`: a client that has read the end may rely on the books.
+    The end of an answer is held back until `finish`: a client that has read the end may rely on
+    the books.
     """
 
     @property
@@ -77,7 +80,8 @@ class Client(Protocol):
         """The answer is whole: write the closing chunk."""
 
     def abort(self) -> None:
-        """The answer cannot be made whole: close without a closing chunk, so that the client sees a cut."""
+        """The answer cannot be made whole: close without a closing chunk, so that the client sees
+        a cut."""
 
 
 @dataclass(slots=True)
@@ -99,7 +103,8 @@ class Ask:
     _index: dict[str, str] | None = field(default=None, repr=False)
 
     def header(self, name: str) -> str | None:
-        """The value of one header by lower-case name; several are joined by ', ' (RFC 9110 section 5.3)."""
+        """The value of one header by lower-case name; several are joined by ', ' (RFC 9110 section
+        5.3)."""
         if self._index is None:
             index: dict[str, str] = {}
             for key, value in self.headers:
@@ -108,25 +113,7 @@ class Ask:
         return self._index.get(name)
 
 
-# The upstream's side ----------------------------------------------------------------------------------
-
-
-@dataclass(slots=True)
-class Call:
-    """One call to be made upstream. `body` is bytes (may be sent again) or a stream (never is).
-
-    `path` follows the upstream's base URL, without a leading slash; `query` is raw.
-    `caller` decides the credential. `headers` are the client's, to be filtered by the upstream's rules.
-    """
-
-    method: str
-    path: str
-    query: str
-    headers: HeaderList
-    body: bytes | AsyncIterator[bytes] | None
-    length: int | None  # declared length of a streamed body
-    caller: Caller
-    model: str | None = None
+# The upstream's side ------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
@@ -140,16 +127,38 @@ class CallTimes:
     attempts: int = 1
 
 
+@dataclass(slots=True)
+class Call:
+    """One call to be made upstream. `body` is bytes (may be sent again) or a stream (never is).
+
+    `path` follows the upstream's base URL, without a leading slash; `query` is raw.
+    `caller` decides the credential. `headers` are the client's, to be filtered by the upstream's
+    rules.
+    """
+
+    method: str
+    path: str
+    query: str
+    headers: HeaderList
+    body: bytes | AsyncIterator[bytes] | None
+    length: int | None  # declared length of a streamed body
+    caller: Caller
+    model: str | None = None
+    # filled while the call runs, also when it fails
+    times: CallTimes = field(default_factory=CallTimes)
+
+
 class Reply(Protocol):
-    """An upstream's answer whose head is here. A context manager: leaving it early closes the connection."""
+    """An upstream's answer whose head is here. A context manager: leaving it early closes the
+    connection."""
 
     @property
     def status(self) -> int: ...
 
     @property
     def headers(self) -> HeaderList:
-        """End-to-end headers as they came, hop-by-hop ones and those never passed on already dropped;
-        names in lower case. `content-length` is not among them, see `length`."""
+        """End-to-end headers as they came, hop-by-hop ones and those never passed on already
+        dropped; names in lower case. `content-length` is not among them, see `length`."""
 
     @property
     def length(self) -> int | None: ...
@@ -161,11 +170,13 @@ class Reply(Protocol):
         """Next bytes as they come, b"" at a clean end. UpstreamCut, UpstreamTimeout."""
 
     @property
-    def at_eof(self) -> bool:
-        """The next `read` would return b"" at once."""
+    def encoded(self) -> bool:
+        """The body has a Content-Encoding although none was asked for: pass it on, observe
+        nothing."""
 
     def close(self) -> None:
-        """Let go: a fully read answer gives its connection back, any other closes it. Idempotent."""
+        """Let go: a fully read answer gives its connection back, any other closes it.
+        Idempotent."""
 
 
 class Upstream(Protocol):
@@ -195,7 +206,8 @@ class Upstream(Protocol):
 
     @property
     def injects_usage(self) -> bool:
-        """Ask for usage on streams: `inject_usage`, unless this upstream has refused the option before."""
+        """Ask for usage on streams: `inject_usage`, unless this upstream has refused the option
+        before."""
 
     def refused_usage(self) -> None:
         """Remember that it answers 400 to `stream_options` (requirement A2)."""
@@ -204,10 +216,11 @@ class Upstream(Protocol):
         """Make the call; return when the head is here. UpstreamError, UpstreamTimeout."""
 
     async def models(self, caller: Caller) -> list[dict[str, object]]:
-        """What it serves, as OpenAI's model objects under their public names; [] where it does not say."""
+        """What it serves, as OpenAI's model objects under their public names; [] where it does not
+        say."""
 
 
-# Books ------------------------------------------------------------------------------------------------
+# Books --------------------------------------------------------------------------------------------
 
 
 class Sink(Protocol):
@@ -220,8 +233,8 @@ class Sink(Protocol):
 class Keys(Protocol):
     """Who is asking."""
 
-    def identify(self, credential: str | None) -> Caller:
-        """The caller behind `Authorization`/`api-key`; raises InvalidAPIKey. No I/O."""
+    def identify(self, authorization: str | None, api_key: str | None) -> Caller:
+        """The caller behind the two headers' values; raises InvalidAPIKey. No I/O."""
 
 
 Sinks = Sequence[Sink]

@@ -1,0 +1,119 @@
+"""The draft of an Exchange: what is known so far of one request under way. Nothing here awaits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gateway.errors import (
+    Draining,
+    GatewayError,
+    InternalError,
+    RequestLoop,
+    UpstreamCut,
+    UpstreamError,
+    UpstreamTimeout,
+)
+from gateway.exchange import NO_USAGE, CacheState, Caller, Exchange, Outcome, Summary, Timings
+from gateway.ports import Ask, CallTimes, Client
+from gateway.wire.headers import read_tags, read_trace_id
+from gateway.wire.observe import Observer
+
+
+@dataclass(slots=True)
+class Trip:
+    """What is known so far of a request under way: the draft of its Exchange."""
+
+    ask: Ask
+    client: Client
+    endpoint: str
+    caller: Caller | None = None
+    model: str | None = None
+    served: str | None = None
+    upstream: str | None = None
+    upstream_request_id: str | None = None
+    stream: bool = False
+    status: int = 499  # until a head is written (nginx's code for a client that has left)
+    outcome: Outcome = Outcome.CLIENT_DISCONNECT
+    error: str | None = None
+    cache: CacheState = CacheState.NONE
+    observer: Observer | None = None
+    summary: Summary | None = None
+    times: CallTimes | None = None
+    attempts: int = 0
+    waited: float = 0.0  # seconds spent waiting for the upstream
+    marks: dict[str, float] = field(default_factory=dict)
+
+    def mark(self, name: str, now: float) -> None:
+        """Milliseconds since the request arrived."""
+        self.marks[name] = (now - self.ask.started) * 1000
+
+    def exchange(self, now: float) -> Exchange:
+        """The finished record."""
+        ask, summary, times = self.ask, self.summary, self.times
+        usage = summary.usage if summary is not None and self.status == 200 else None
+        return Exchange(
+            id=ask.id,
+            at=ask.at,
+            endpoint=self.endpoint,
+            method=ask.method,
+            path=f"/v1/{ask.path}",
+            client=ask.client,
+            caller=self.caller,
+            model=self.model,
+            model_served=self.served,
+            upstream=self.upstream,
+            stream=self.stream,
+            status=self.status,
+            outcome=self.outcome,
+            error=self.error,
+            cache=self.cache,
+            usage=usage or NO_USAGE,
+            summary=summary,
+            timings=Timings(
+                **self.marks,
+                total=(now - ask.started) * 1000,
+                queued=times.queued * 1000 if times is not None else 0.0,
+                upstream=self.waited * 1000,
+            ),
+            bytes_in=ask.body.received,
+            bytes_out=self.client.bytes_out,
+            attempts=self.attempts,
+            upstream_request_id=self.upstream_request_id,
+            usage_missing=summary.missing if summary is not None and self.status == 200 else None,
+            client_retry=ask.header("x-stainless-retry-count"),
+            tags=read_tags(ask.header("x-gateway-tags")),
+            trace=read_trace_id(ask.header("traceparent")),
+        )
+
+    def called(self, times: CallTimes) -> None:
+        """Take over when a call was sent, connected and answered."""
+        self.times = times
+        self.attempts += times.attempts
+        if times.connected is not None:
+            self.mark("connected", times.connected)
+        if times.first_byte is not None:
+            self.mark("first_byte", times.first_byte)
+
+
+def verdict(status: int, summary: Summary | None) -> tuple[Outcome, str | None]:
+    """How an answer that was relayed to its end is booked."""
+    if status >= 400:
+        return Outcome.UPSTREAM_STATUS, f"upstream_{status}"
+    if summary is not None and summary.error:
+        return Outcome.UPSTREAM_IN_BAND_ERROR, "in_band_error"
+    return Outcome.OK, None
+
+
+def outcome_of(error: GatewayError, called: bool) -> Outcome:
+    """How a request that ended in an error of the gateway's is booked; `called`: an upstream was
+    chosen."""
+    for kind, outcome in (
+        (UpstreamCut, Outcome.UPSTREAM_TRUNCATED),
+        (UpstreamTimeout, Outcome.UPSTREAM_TIMEOUT),
+        (RequestLoop, Outcome.REFUSED),
+        (UpstreamError, Outcome.UPSTREAM_ERROR),
+        (InternalError, Outcome.INTERNAL),
+    ):
+        if isinstance(error, kind):
+            return outcome
+    return Outcome.DRAINED if called and isinstance(error, Draining) else Outcome.REFUSED

@@ -1,0 +1,169 @@
+"""The data plane's routes: which way of the pipeline a request takes. No meaning of a body is
+known here."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gateway.errors import GatewayError, MethodNotAllowed, UnknownURL
+from gateway.exchange import ulid
+from gateway.pipeline import CHAT, Pipeline
+from gateway.ports import Ask, Client, Clock
+from gateway.web.errors import render
+from gateway.web.ops import Ops
+from gateway.web.server import Request
+from gateway.wire.headers import Network, client_address
+
+# Path heads that are told apart in logs and metrics; any other path is "other" (requirement M1).
+ENDPOINTS = frozenset(
+    [
+        "chat/completions",
+        "completions",
+        "embeddings",
+        "models",
+        "moderations",
+        "responses",
+        "files",
+        "batches",
+        "images",
+        "audio",
+        "uploads",
+        "fine_tuning",
+        "vector_stores",
+        "assistants",
+        "threads",
+        "rerank",
+    ]
+)
+# What clients with a base URL that lacks /v1 ask for.
+BARE = frozenset({CHAT, "completions", "embeddings", "models", "moderations", "responses"})
+
+_EXPOSED = (
+    "X-Gateway-Request-Id, X-Gateway-Cache, X-Gateway-Cache-Key, X-Gateway-Cache-TTL, "
+    "X-Gateway-Saved-Tokens, X-Gateway-Clamped, X-Request-Id"
+)
+
+
+@dataclass(slots=True)
+class Edge:
+    """Settings of the routes that a reload may change."""
+
+    cors_origins: frozenset[str]
+    trusted_proxies: tuple[Network, ...]
+
+
+class Routes:
+    """The handler of the data plane's server."""
+
+    def __init__(
+        self, pipeline: Pipeline, ops: Ops, edge: Callable[[], Edge], clock: Clock
+    ) -> None:
+        self._pipeline = pipeline
+        self._ops = ops
+        self._edge = edge
+        self._clock = clock
+
+    async def __call__(self, request: Request, client: Client) -> None:
+        """Answer one request."""
+        if request.path in {"/healthz", "/readyz"}:
+            self._health(request, client)
+            return
+        edge = self._edge()
+        origin = request.header("origin")
+        if origin is not None and origin in edge.cors_origins:
+            client = _Exposed(client, origin)
+            if request.method == "OPTIONS":
+                client.start(204, _preflight(request), 0)
+                client.finish()
+                return
+        path = api_path(request.path)
+        ask = Ask(
+            id=ulid(int(self._clock.now() * 1000), secrets.token_bytes(10)),
+            at=self._clock.now(),
+            started=request.started,
+            method=request.method,
+            path=request.path.lstrip("/") if path is None else path,
+            query=request.query,
+            headers=request.headers,
+            body=request.body,
+            client=client_address(
+                request.peer, request.header("x-forwarded-for"), edge.trusted_proxies
+            ),
+        )
+        await self._route(ask, client, known=path is not None)
+
+    async def _route(self, ask: Ask, client: Client, *, known: bool) -> None:
+        if not known:
+            error = UnknownURL(
+                f"There is nothing at '/{ask.path[:200]}'. The API is below /v1, like /v1/{CHAT}."
+            )
+            await self._pipeline.refuse(ask, client, "unknown", error)
+        elif ask.path == CHAT and ask.method == "POST":
+            await self._pipeline.chat(ask, client)
+        elif ask.path == "models" and ask.method == "GET":
+            await self._pipeline.models(ask, client)
+        else:
+            await self._pipeline.relay(ask, client, endpoint_of(ask.path))
+
+    def _health(self, request: Request, client: Client) -> None:
+        """`/healthz` and `/readyz`: no credential, no upstream, no log line (requirement L2)."""
+        if request.method in {"GET", "HEAD"}:
+            probe = self._ops.healthz if request.path == "/healthz" else self._ops.readyz
+            status, headers, body = probe()
+        else:
+            error: GatewayError = MethodNotAllowed("Ask with GET or HEAD.", allow="GET, HEAD")
+            status, headers, body = render(error)
+        client.start(status, headers, len(body))
+        client.write(body)
+        client.finish()
+
+
+def api_path(path: str) -> str | None:
+    """What follows `/v1/`, or None. Doubled slashes and a forgotten `/v1` are forgiven
+    (contract)."""
+    rest = path.lstrip("/")
+    if rest == "v1" or rest.startswith("v1/"):
+        return rest[2:].strip("/") if rest[3:] else None
+    bare = rest.rstrip("/")
+    return bare if bare in BARE else None
+
+
+def endpoint_of(path: str) -> str:
+    """A path's low-cardinality name."""
+    if path in ENDPOINTS:
+        return path
+    head = path.partition("/")[0]
+    return head if head in ENDPOINTS else "other"
+
+
+def _preflight(request: Request) -> list[tuple[str, str]]:
+    """The answer to a browser's question before it sends (fetch.spec.whatwg.org, CORS
+    preflight)."""
+    asked = request.header("access-control-request-headers") or "authorization, content-type"
+    return [
+        ("access-control-allow-methods", "GET, POST, DELETE, OPTIONS"),
+        ("access-control-allow-headers", asked),
+        ("access-control-max-age", "600"),
+    ]
+
+
+class _Exposed:
+    """A client whose answers a browser page of a listed origin may read."""
+
+    def __init__(self, client: Client, origin: str) -> None:
+        self._client = client
+        self._origin = origin
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._client, name)
+
+    def start(self, status: int, headers: list[tuple[str, str]], length: int | None) -> None:
+        own = [
+            ("access-control-allow-origin", self._origin),
+            ("access-control-expose-headers", _EXPOSED),
+            ("vary", "Origin"),
+        ]
+        kept = [pair for pair in headers if not pair[0].startswith("access-control-allow-origin")]
+        self._client.start(status, kept + own, length)

@@ -1,0 +1,182 @@
+"""The sections of config.yaml, one frozen class each; nothing else knows a default.
+
+A class says what a value is; `checks.py` says which values may stand together.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import NewType
+from urllib.parse import urlsplit
+
+from attrs import field, frozen
+
+Size = NewType("Size", int)  # bytes; written 64MiB
+Duration = NewType("Duration", float)  # seconds; written 30s, 24h, 7d
+
+KiB = 1024
+MiB = 1024 * KiB
+GiB = 1024 * MiB
+
+
+class Secret(str):
+    """Text that no repr shows; "" means none. As text, also in an f-string, it is the secret."""
+
+    __slots__ = ()
+
+    def masked(self) -> str:
+        """What people may see of it."""
+        return "***" if self else ""
+
+    def __repr__(self) -> str:
+        return repr(self.masked())
+
+
+class SecretURL(Secret):
+    """A URL, or a word in place of one, that may carry `user:password@`: only that is hidden."""
+
+    __slots__ = ()
+
+    def masked(self) -> str:
+        try:
+            netloc = urlsplit(self).netloc
+        except ValueError:
+            return super().masked()
+        hidden = netloc.rpartition("@")[2]
+        return self.replace(netloc, f"***@{hidden}", 1) if hidden != netloc else str(self)
+
+
+NO_SECRET = Secret("")
+PROXY_OF_THE_ENVIRONMENT = SecretURL("env")
+
+
+@frozen
+class TLS:
+    """PEM files; both or none."""
+
+    cert: str = ""
+    key: str = ""
+
+
+@frozen
+class Server:
+    """The data plane."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    access_log: str = "stdout"  # stdout, none, or a path
+    body_limit: Size = Size(64 * MiB)  # one chat completion's body
+    body_budget: Size = Size(512 * MiB)  # all buffered bodies in flight together
+    upload_limit: Size = Size(1 * GiB)  # one streamed body (files, audio)
+    header_timeout: Duration = Duration(15)  # from connect, or first byte, to the head's end
+    body_timeout: Duration = Duration(30)  # without any body byte
+    body_min_rate: Size = Size(1 * KiB)  # per second, averaged, after the first `body_timeout`
+    keepalive_timeout: Duration = Duration(630)  # idle between two requests
+    slow_reader: Duration = Duration(30)  # a client that takes no byte for so long is cut
+    drain_timeout: Duration = Duration(120)  # after SIGTERM, for streams to end
+    max_connections: int = 10000
+    max_in_flight: int = 2000  # requests; more get 503 overloaded
+    cors_origins: list[str] = field(factory=list)
+    trusted_proxies: list[str] = field(factory=list)  # addresses or networks
+    tls: TLS = TLS()
+    event_loop: str = "asyncio"  # asyncio or uvloop
+
+
+@frozen
+class Admin:
+    """The admin plane. `token` empty: made at first start in data/admin.token."""
+
+    host: str = "127.0.0.1"
+    port: int = 8081
+    token: Secret = NO_SECRET
+    hosts: list[str] = field(factory=list)
+    tls: TLS = TLS()
+
+
+class Disconnect(StrEnum):
+    """What becomes of an upstream call whose client has left."""
+
+    FINISH = "finish"
+    ABORT = "abort"
+
+
+@frozen
+class Timeouts:
+    """Seconds; `total` None means none (requirement I1)."""
+
+    connect: Duration = Duration(10)
+    first_byte: Duration = Duration(600)
+    idle: Duration = Duration(300)
+    total: Duration | None = None
+
+
+@frozen
+class UpstreamSection:
+    """One upstream. The list's order decides which of several matching ones serves."""
+
+    name: str
+    base_url: str
+    api_key: Secret = NO_SECRET
+    models: list[str] = field(factory=lambda: ["*"])
+    rename: dict[str, str] = field(factory=dict)  # public name: real name
+    auth: str = "bearer"  # bearer, header:NAME, none
+    headers: dict[str, Secret] = field(factory=dict)
+    query: dict[str, Secret] = field(factory=dict)
+    passthrough: bool | None = None  # None: true where there is no api_key
+    share_api_key: bool = False
+    paths: list[str] = field(
+        factory=lambda: ["chat/completions", "completions", "embeddings", "models", "moderations"]
+    )
+    timeouts: Timeouts = Timeouts()
+    on_disconnect: Disconnect = Disconnect.FINISH
+    inject_usage: bool = True
+    max_tokens_field: str = "max_completion_tokens"
+    proxy: SecretURL = PROXY_OF_THE_ENVIRONMENT  # env, none, or a URL
+    ca_file: str = ""
+    delay: Duration = Duration(0)  # echo: only; before each chunk
+    max_connections: int = 1000  # at once; further calls wait, visibly
+    keepalive: Duration = Duration(15)  # idle connections end; shorter than the upstream's own
+
+
+class Anonymous(StrEnum):
+    """When a caller without a credential is let in."""
+
+    LOOPBACK = "loopback"
+    NEVER = "never"
+    ALWAYS = "always"
+
+
+@frozen
+class Keys:
+    """Who may call."""
+
+    passthrough: bool = True
+    anonymous: Anonymous = Anonymous.LOOPBACK
+    open: bool = False  # let such callers use keyless and shared upstreams beyond loopback too
+    aliases: dict[str, str] = field(factory=dict)  # pass-XXXXXXXX: a name for logs and metrics
+
+
+@frozen
+class Metrics:
+    """`open`: /metrics without the token from anywhere."""
+
+    open: bool = False
+
+
+def _shipped_upstreams() -> list[UpstreamSection]:
+    return [
+        UpstreamSection(name="echo", base_url="echo:", models=["echo"]),
+        UpstreamSection(name="openai", base_url="https://api.openai.com/v1"),
+    ]
+
+
+@frozen
+class Config:
+    """The whole file."""
+
+    server: Server = Server()
+    admin: Admin = Admin()
+    data: str = "./data"
+    upstreams: list[UpstreamSection] = field(factory=_shipped_upstreams)
+    keys: Keys = Keys()
+    metrics: Metrics = Metrics()

@@ -12,9 +12,6 @@ CONFIG ?= config.yaml
 
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
-# Scripts that write files of this repository; each takes --check.
-GENERATORS := $(wildcard dashboards/build.py)
-
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
@@ -44,15 +41,13 @@ check-types: $(STAMPS)/dev
 check-layers: $(STAMPS)/dev
 	$(BIN)/lint-imports --no-logo
 check-generated: $(STAMPS)/dev
-	@set -e; for generator in $(GENERATORS); do \
-	  echo "$(BIN)/python $$generator --check"; $(BIN)/python $$generator --check; done
+	$(BIN)/python tools/generated --check
 
 .PHONY: fix
 fix: $(STAMPS)/dev  ## Put right what a tool can: lint, format, generated files
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	@set -e; for generator in $(GENERATORS); do \
-	  echo "$(BIN)/python $$generator"; $(BIN)/python $$generator; done
+	$(BIN)/python tools/generated
 
 .PHONY: bench
 bench: $(STAMPS)/dev  ## Measure: start to first answer, idle memory, and what else tests/bench/ holds

@@ -1,4 +1,4 @@
-"""Nothing the outside can see is undocumented: settings, commands, error codes, headers.
+"""Nothing the outside can see is undocumented: settings, commands, errors, headers, metrics.
 
 "The docs" are README.md and docs/*.md. A setting counts as documented where its path stands in the
 text (`server.port`, `upstreams[].timeouts.connect`) or in a fenced ```yaml block that holds it.
@@ -18,7 +18,7 @@ import click
 import pytest
 import yaml
 
-from gateway import config, errors
+from gateway import config, errors, metrics
 
 ROOT = Path(__file__).parent.parent
 PAGES = {
@@ -196,6 +196,11 @@ def test_each_header_of_ours_is_documented() -> None:
     names = {name.lower() for name in re.findall(r"\bx-gateway(?:-[a-z]+)+\b", code, re.IGNORECASE)}
     missing = sorted(name for name in names if not stands_in_the_docs(name, text=DOCS.lower()))
     assert not missing, f"headers missing in README.md and docs/:{a_list(missing)}"
+
+
+def test_each_metric_is_documented() -> None:
+    missing = [spec.name for spec in metrics.TABLE if not stands_in_the_docs(spec.name)]
+    assert not missing, f"metrics missing in README.md and docs/:{a_list(missing)}"
 
 
 # --- the docs themselves --------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
-from gateway.config import Config, ConfigError, Fault, decode, load
+from gateway.config import Config, ConfigError, Fault, load
 
 _LOG = logging.getLogger(__name__)
 _POLL = 2.0  # seconds
@@ -44,18 +44,18 @@ class ConfigFile:
         self._was: dict[Path, bytes] = {self.path: b""}  # digests of what the last `read` saw
 
     def read(self) -> Config:
-        """The configuration as of now; ConfigError says all that is wrong, or that it is not there."""
+        """The configuration as of now; ConfigError says all that is wrong with it."""
         name = str(self.path)
         self._was = {}
         try:
-            text = decode(self._bytes(self.path), name=name)
+            data = self._bytes(self.path)
         except FileNotFoundError as error:
             if not self._missing_ok:
                 raise ConfigError([_unreadable(name, error)]) from None
-            text = ""
+            data = b""
         except OSError as error:
             raise ConfigError([_unreadable(name, error)]) from None
-        return self._overrides(load(text, self._env, self._secret, name=name))
+        return self._overrides(load(data, self._env, self._secret, name=name))
 
     def changed(self) -> dict[Path, bytes] | None:
         """What the files of the last `read` hold now, as digests; None if that is the same."""

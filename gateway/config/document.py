@@ -106,7 +106,7 @@ class _Refused(Exception):
         self.message = message
 
 
-def decode(data: bytes, *, name: str = "config.yaml") -> str:
+def decode(data: bytes, name: str) -> str:
     """A file's bytes as text; ConfigError with the line of the first byte that is not UTF-8."""
     try:
         return data.decode("utf-8-sig")

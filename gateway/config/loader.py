@@ -20,6 +20,7 @@ from gateway.config.document import (
     Sequence,
     Table,
     Way,
+    decode,
     read,
     spell,
 )
@@ -31,19 +32,19 @@ Told = tuple[Place, str]
 
 
 def load(
-    text: str,
+    text: str | bytes,
     env: Mapping[str, str],
     read_file: Callable[[str], str],
     *,
     name: str = "config.yaml",
 ) -> Config:
-    """The configuration that `text` and `env` make; ConfigError holds every fault, by line.
+    """The configuration that `text` (bytes: UTF-8) and `env` make; ConfigError has every fault.
 
     `read_file` gives the content of a secret's file, by the path in NAME_FILE, or raises OSError or
     ValueError.
     """
     faults: list[Fault] = []
-    tree = read(text, name, faults)
+    tree = read(text if isinstance(text, str) else decode(text, name), name, faults)
     environment = Environment(env, read_file)
     told: list[Told] = []
     filled = expand(tree, environment, told)

@@ -1,0 +1,255 @@
+"""The `Client` port: one answer, from its head to its end, as bytes on its connection.
+
+Rules: what was declared is what is sent, or the connection is cut where the client can see it; a
+header that could split the answer is not emitted; what is written in one turn leaves in one piece.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import Final, Protocol
+
+from gateway.exchange import HeaderList
+from gateway.web.writer import Writer
+
+log = logging.getLogger("gateway.web")
+
+_STATUS_LINES: Final = {
+    status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
+}
+_TOKEN: Final = frozenset(
+    "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+)
+# How a body is framed is the server's affair alone.
+_OURS: Final = frozenset(
+    {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
+)
+# Header names that were judged before: True to emit. Bounded, for upstreams choose the names.
+_judged: dict[str, bool] = {}
+
+
+class Wire(Protocol):
+    """What an answer needs of its connection, besides the writer."""
+
+    @property
+    def gone(self) -> bool: ...
+
+    @property
+    def persistent(self) -> bool:
+        """The connection could carry another request after this answer."""
+
+    def date(self) -> str:
+        """The Date header, with its end of line."""
+
+    def answered(self, *, last: bool) -> None:
+        """The answer is whole; `last` means that the connection ends with it."""
+
+    def cut(self, *, reset: bool) -> None:
+        """End the connection in the middle of the answer."""
+
+
+class Answer:
+    """The waiting end of one request (`gateway.ports.Client`); `send` and `raw` are short cuts."""
+
+    __slots__ = (
+        "_bodiless",
+        "_body_left",
+        "_chunked",
+        "_done",
+        "_head_request",
+        "_last",
+        "_on_gone",
+        "_on_ready",
+        "_started",
+        "_version_10",
+        "_wire",
+        "_writer",
+        "bytes_out",
+    )
+
+    def __init__(self, wire: Wire, writer: Writer, *, head_request: bool, version_10: bool) -> None:
+        self.bytes_out = 0  # body bytes handed to the transport
+        self._wire = wire
+        self._writer = writer
+        self._head_request = head_request
+        self._version_10 = version_10
+        self._started = False
+        self._done = False
+        self._last = False
+        self._chunked = False
+        self._bodiless = False
+        self._body_left: int | None = None  # declared bytes still to come
+        self._on_ready: Callable[[], None] | None = None
+        self._on_gone: Callable[[], None] | None = None
+
+    # The port ------------------------------------------------------------------------------------
+
+    @property
+    def gone(self) -> bool:
+        """The client has left; what is written from now on is dropped."""
+        return self._wire.gone
+
+    @property
+    def started(self) -> bool:
+        """A head was written."""
+        return self._started
+
+    @property
+    def done(self) -> bool:
+        """Finished or aborted."""
+        return self._done
+
+    def watch(self, on_ready: Callable[[], None], on_gone: Callable[[], None]) -> None:
+        """Be told when a full buffer has drained, and once when the client leaves (or has)."""
+        self._on_ready = on_ready
+        self._on_gone = on_gone
+        if self._wire.gone:
+            self.client_left()
+
+    def start(self, status: int, headers: HeaderList, length: int | None) -> None:
+        """Write the head. `length` in bytes; None: chunked, or until the close for HTTP/1.0."""
+        if self._done:
+            return
+        self._writer.push(self._head(status, headers, length))
+
+    def write(self, data: bytes) -> bool:
+        """Hand over body bytes; False when the transport's buffer is full."""
+        if self._done or self._bodiless or not data or self._wire.gone:
+            return True
+        if not self._started:
+            raise RuntimeError("a body byte before the head")
+        writer = self._writer
+        if self._chunked:
+            writer.push(b"%x\r\n" % len(data))
+            writer.push(data)
+            writer.push(b"\r\n")
+        else:
+            if self._body_left is not None:
+                self._body_left -= len(data)
+                if self._body_left < 0:
+                    log.error("an answer is longer than it declared: the connection is cut")
+                    self.abort()
+                    return True
+            writer.push(data)
+        self.bytes_out += len(data)
+        return not writer.paused
+
+    def finish(self) -> None:
+        """The answer is whole: write its end."""
+        if self._done:
+            return
+        if not self._started:
+            raise RuntimeError("an end before the head")
+        if self._body_left and not self._bodiless and not self._wire.gone:
+            log.error("an answer is shorter than it declared: the connection is cut")
+            self.abort()
+            return
+        if self._chunked:
+            self._writer.push(b"0\r\n\r\n")
+        self._end()
+
+    def abort(self) -> None:
+        """Close without an end, so that the client sees a cut."""
+        if self._done:
+            return
+        self._done = True
+        # Only a reset tells a cut from an end that is the close itself.
+        until_close = self._started and not self._chunked and self._body_left is None
+        self._wire.cut(reset=until_close and not self._bodiless)
+
+    # Short cuts ----------------------------------------------------------------------------------
+
+    def send(self, status: int, headers: HeaderList, body: bytes) -> None:
+        """A whole answer in one go."""
+        if self._done:
+            return
+        writer = self._writer
+        writer.push(self._head(status, headers, len(body)))
+        if body and not self._bodiless and not self._wire.gone:
+            writer.push(body)
+            self.bytes_out = len(body)
+        self._end()
+
+    def raw(self, data: bytes) -> None:
+        """A whole answer that is already in wire form: head with Content-Length, body. No HEAD."""
+        if self._done:
+            return
+        self._started = True
+        self._last = not self._wire.persistent
+        if not self._wire.gone:
+            self._writer.push(data)
+            self.bytes_out = len(data) - (data.find(b"\r\n\r\n") + 4)
+        self._end()
+
+    # The connection's side -----------------------------------------------------------------------
+
+    def client_left(self) -> None:
+        """Tell whoever watches, once."""
+        call, self._on_gone = self._on_gone, None
+        if call is not None and not self._done:
+            call()
+
+    def writable(self) -> None:
+        """Tell whoever watches that the buffer has drained."""
+        if self._on_ready is not None and not self._done:
+            self._on_ready()
+
+    # Inside --------------------------------------------------------------------------------------
+
+    def _end(self) -> None:
+        self._done = True
+        self._on_ready = self._on_gone = None
+        self._writer.flush()
+        self._wire.answered(last=self._last)
+
+    def _head(self, status: int, headers: HeaderList, length: int | None) -> bytes:
+        if self._started:
+            raise RuntimeError("a second head")
+        self._started = True
+        wire = self._wire
+        lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"]
+        dated = False
+        for name, value in headers:
+            if _judged.get(name) or _judge(name):
+                if not (value.isascii() and value.isprintable()) and not _harmless(value):
+                    continue
+                lines.append(f"{name}: {value}\r\n")
+                dated = dated or name in {"date", "Date"}
+        if not dated:
+            lines.append(wire.date())
+        self._frame(lines, status, length)
+        self._last = self._last or not wire.persistent
+        lines.append("Connection: close\r\n\r\n" if self._last else "\r\n")
+        return "".join(lines).encode("latin-1")
+
+    def _frame(self, lines: list[str], status: int, length: int | None) -> None:
+        """Where the body ends (RFC 9112 section 6.3)."""
+        if status in {204, 304}:
+            self._bodiless = True
+            return
+        self._bodiless = self._head_request
+        if length is not None:
+            self._body_left = length
+            lines.append(f"Content-Length: {length}\r\n")
+        elif self._bodiless:
+            pass
+        elif self._version_10:
+            self._last = True
+        else:
+            self._chunked = True
+            lines.append("Transfer-Encoding: chunked\r\n")
+
+
+def _judge(name: str) -> bool:
+    """A name to emit: a token, and not of the server's own."""
+    good = bool(name) and name.lower() not in _OURS and _TOKEN.issuperset(name)
+    if len(_judged) < 1024 and len(name) <= 64:
+        _judged[name] = good
+    return good
+
+
+def _harmless(value: str) -> bool:
+    """No control byte but the tab, nothing beyond latin-1: CR, LF or NUL would split the answer."""
+    return all(char == "\t" or (" " <= char <= "\xff" and char != "\x7f") for char in value)

@@ -1,0 +1,237 @@
+"""A request's body as it arrives: read whole, within a budget, or streamed with back-pressure.
+
+Rule: the client is hurried only while somebody waits for its bytes; our pauses are not its fault.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Final, Protocol
+
+from gateway.errors import Overloaded, RequestTimeout, RequestTooLarge
+from gateway.ports import ClientGone
+
+UNASKED_LIMIT: Final = 64 * 1024  # bytes kept before anybody asks for the body
+STREAM_LIMIT: Final = 256 * 1024  # bytes kept ahead of a reader of `chunks`
+
+
+class Budget:
+    """Bytes of all buffered bodies in flight together (requirement H7)."""
+
+    __slots__ = ("limit", "used")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.used = 0
+
+    def take(self, size: int) -> bool:
+        """Take all of `size`, or nothing and return False."""
+        if self.used + size > self.limit:
+            return False
+        self.used += size
+        return True
+
+    def give(self, size: int) -> None:
+        """Give back what was taken."""
+        self.used -= size
+
+
+class Feeder(Protocol):
+    """What a body needs of its connection."""
+
+    @property
+    def last_read(self) -> float:
+        """Monotonic seconds: when the client's latest bytes came."""
+
+    @property
+    def budget(self) -> Budget: ...
+
+    def body_asked(self) -> None:
+        """Somebody wants the body: answer an expectation."""
+
+    def body_wait(self) -> float:
+        """Somebody waits: read on. Returns monotonic seconds."""
+
+    def body_due(self, at: float) -> None:
+        """Look at `due` again at `at`, monotonic seconds, and call `overdue` if it has passed."""
+
+    def body_waited(self) -> float:
+        """Nobody waits any more. Returns monotonic seconds."""
+
+    def body_full(self) -> None:
+        """Read no more until somebody waits."""
+
+
+class RequestBody:
+    """The `Body` port."""
+
+    __slots__ = (
+        "_asked",
+        "_data",
+        "_eof",
+        "_error",
+        "_feeder",
+        "_high",
+        "_limit",
+        "_min_rate",
+        "_since",
+        "_timeout",
+        "_waited",
+        "_waiter",
+        "length",
+        "received",
+        "reserved",
+    )
+
+    def __init__(
+        self, feeder: Feeder, length: int | None, *, eof: bool, timeout: float, min_rate: int
+    ) -> None:
+        self.length = length  # declared bytes; None when chunked
+        self.received = 0  # bytes that came so far
+        self.reserved = 0  # bytes taken from the budget; whoever made this body gives them back
+        self._feeder = feeder
+        self._eof = eof
+        self._timeout = timeout
+        self._min_rate = min_rate
+        self._data: bytes | bytearray = b""
+        self._error: Exception | None = None
+        self._high: int | None = UNASKED_LIMIT  # None: somebody reads the whole
+        self._limit = 0
+        self._asked = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._since = 0.0
+        self._waited = 0.0
+
+    # The port ------------------------------------------------------------------------------------
+
+    async def read(self, limit: int) -> bytes:
+        """The whole body; does not suspend when it is already here.
+
+        RequestTooLarge past `limit` bytes, Overloaded past the budget, RequestTimeout,
+        InvalidRequest for broken chunks, ClientGone.
+        """
+        self._ask(limit)
+        self._reserve(self.received if self.length is None else self.length)
+        if not self._eof:
+            self._high = None
+            await self._wait()
+            if self._error is not None:
+                raise self._error
+        data, self._data = self._data, b""
+        return bytes(data)
+
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        """The body as it comes, never more than about 256 KiB of it here; errors as in `read`."""
+        self._ask(limit)
+        self._high = STREAM_LIMIT
+        while True:
+            if self._data:
+                data, self._data = self._data, b""
+                yield bytes(data)
+            elif self._error is not None:
+                raise self._error
+            elif self._eof:
+                return
+            else:
+                await self._wait()
+
+    def _ask(self, limit: int) -> None:
+        if self._error is not None:
+            raise self._error
+        self._limit = limit
+        if self._too_large():
+            raise _too_large(limit)
+        if not self._asked:
+            self._asked = True
+            if not self._eof:
+                self._feeder.body_asked()
+
+    def _too_large(self) -> bool:
+        return max(self.received, self.length or 0) > self._limit
+
+    def _reserve(self, size: int) -> None:
+        more = size - self.reserved
+        if more > 0:
+            if not self._feeder.budget.take(more):
+                raise _over_budget()
+            self.reserved = size
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        self._since = self._feeder.body_wait()
+        self._feeder.body_due(self.due())
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+            self._waited += self._feeder.body_waited() - self._since
+
+    # The connection's side -----------------------------------------------------------------------
+
+    def feed(self, data: bytes) -> None:
+        """Take what came. A list of pieces would let a client make one object of each byte."""
+        self.received += len(data)
+        if self._error is not None:
+            return
+        if self._asked and self._too_large():
+            self.fail(_too_large(self._limit))
+            return
+        if self._high is None:
+            if self.length is None:
+                if not self._feeder.budget.take(len(data)):
+                    self.fail(_over_budget())
+                    return
+                self.reserved += len(data)
+        elif self._waiter is not None:
+            self._wake()
+        if not self._data:
+            self._data = data
+        else:
+            if isinstance(self._data, bytes):
+                self._data = bytearray(self._data)
+            self._data += data
+        if self._high is not None and len(self._data) > self._high:
+            self._feeder.body_full()
+
+    def feed_eof(self) -> None:
+        """The body is whole."""
+        self._eof = True
+        self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """The body will not come. What is already here counts for nothing."""
+        if not self._eof or isinstance(error, ClientGone):
+            if self._error is None:
+                self._error = error
+            self._data = b""
+            self._wake()
+
+    def due(self) -> float:
+        """Monotonic seconds: when the client is too slow, if nothing more comes until then."""
+        silent = max(self._since, self._feeder.last_read) + self._timeout
+        if not self._min_rate:
+            return silent
+        allowed = max(self._timeout, self.received / self._min_rate)
+        return min(silent, self._since + allowed - self._waited)
+
+    def overdue(self) -> None:
+        """The client was too slow."""
+        self.fail(
+            RequestTimeout(
+                f"The request's body came too slowly: nothing for {self._timeout:g} seconds, "
+                f"or fewer than {self._min_rate} bytes per second."
+            )
+        )
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+def _too_large(limit: int) -> RequestTooLarge:
+    return RequestTooLarge(f"The request's body exceeds {limit} bytes.")
+
+
+def _over_budget() -> Overloaded:
+    return Overloaded("Too many request bodies are being read at once. Try again.", retry_after=1)

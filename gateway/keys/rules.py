@@ -11,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from ipaddress import ip_address
 
 from gateway.config import Anonymous, Keys
 from gateway.errors import InvalidAPIKey
@@ -41,19 +40,6 @@ def policy(section: Keys, *, bind_is_loopback: bool) -> Policy:
         section.anonymous is Anonymous.LOOPBACK and bind_is_loopback
     )
     return Policy(section.passthrough, anonymous, dict(section.aliases))
-
-
-def is_loopback(host: str) -> bool:
-    """A loopback address, or the one name that always means one (RFC 6761 section 6.3)."""
-    host = host.strip().strip("[]").partition("%")[0].rstrip(".").lower()
-    if host == "localhost":
-        return True
-    try:
-        address = ip_address(host)
-    except ValueError:
-        return False
-    mapped = getattr(address, "ipv4_mapped", None)  # ::ffff:127.0.0.1 on a dual-stack socket
-    return (mapped or address).is_loopback
 
 
 def read_token(authorization: str | None, api_key: str | None) -> str | None:

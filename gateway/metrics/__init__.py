@@ -1,0 +1,17 @@
+"""Metrics: the table of what there is (`table.py`) and the sink that counts it (`sink.py`)."""
+
+from gateway.metrics.sink import Metrics, Snapshot, Value, literal_models, upstream_outcome
+from gateway.metrics.table import SPECS, TABLE, Labels, Spec, markdown
+
+__all__ = [
+    "SPECS",
+    "TABLE",
+    "Labels",
+    "Metrics",
+    "Snapshot",
+    "Spec",
+    "Value",
+    "literal_models",
+    "markdown",
+    "upstream_outcome",
+]

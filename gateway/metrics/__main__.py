@@ -1,0 +1,9 @@
+"""`python -m gateway.metrics --markdown` prints docs/metrics.md."""
+
+import sys
+
+from gateway.metrics.table import markdown
+
+if sys.argv[1:] != ["--markdown"]:
+    sys.exit("usage: python -m gateway.metrics --markdown")
+sys.stdout.write(markdown())

@@ -1,0 +1,198 @@
+"""The table of metrics: the one source of their names, labels, buckets and meanings.
+
+The page, docs/metrics.md and the dashboards are made from it. Pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MODELS = 200  # names an upstream answered, beyond the configured ones (M1)
+KEYS = 200  # names of passthrough callers, beyond the aliases
+SERIES = 2000  # of one family
+
+DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+FIRST_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60, 120, 300)
+OVERHEAD = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+WAIT = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+
+Labels = tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """One family. `buckets` are upper bounds, inclusive; a type with buckets is a histogram."""
+
+    name: str
+    type: str  # counter, gauge, histogram
+    labels: Labels
+    help: str
+    buckets: tuple[float, ...] = ()
+
+
+def _counter(name: str, labels: str, text: str) -> Spec:
+    return Spec(name, "counter", tuple(labels.split()), text)
+
+
+def _gauge(name: str, labels: str, text: str) -> Spec:
+    return Spec(name, "gauge", tuple(labels.split()), text)
+
+
+def _histogram(name: str, labels: str, buckets: tuple[float, ...], text: str) -> Spec:
+    return Spec(name, "histogram", tuple(labels.split()), text, buckets)
+
+
+TABLE: tuple[Spec, ...] = (
+    _counter(
+        "gateway_requests_total",
+        "endpoint model code cache",
+        "Requests of the data plane, /healthz and /readyz left out. code: the status sent, "
+        "499 for a client that left before it; cache: hit, miss, joined, bypass, none (the "
+        "gateway answered).",
+    ),
+    _counter(
+        "gateway_errors_total",
+        "model reason",
+        "Requests that did not end well. reason: the error's code, else the outcome; a stream "
+        "may break off after its 200.",
+    ),
+    _histogram(
+        "gateway_request_duration_seconds",
+        "model cache",
+        DURATION,
+        "From the request's head to the end of its answer, as the client waits.",
+    ),
+    _histogram(
+        "gateway_time_to_first_token_seconds",
+        "model cache",
+        FIRST_TOKEN,
+        "Streams with status 200: from the request's head to the first content handed to the "
+        "client.",
+    ),
+    _histogram(
+        "gateway_overhead_seconds",
+        "endpoint",
+        OVERHEAD,
+        "What the gateway itself took: the duration without the time spent waiting for the "
+        "upstream.",
+    ),
+    _gauge("gateway_requests_in_flight", "", "Requests under way on the data plane."),
+    _gauge("gateway_streams_open", "", "Streams under way on the data plane."),
+    _counter(
+        "gateway_input_tokens_total",
+        "model key",
+        "Prompt tokens as upstreams reported them; estimates and answers from the cache left out.",
+    ),
+    _counter(
+        "gateway_output_tokens_total",
+        "model key",
+        "Completion tokens as upstreams reported them; estimates and answers from the cache "
+        "left out.",
+    ),
+    _counter(
+        "gateway_cached_input_tokens_total",
+        "model key",
+        "The part of the prompt tokens that the upstream had cached itself.",
+    ),
+    _counter(
+        "gateway_reasoning_tokens_total",
+        "model key",
+        "The part of the completion tokens that was reasoning.",
+    ),
+    _counter(
+        "gateway_usage_missing_total",
+        "reason",
+        "Complete answers with status 200 in which no usage was found.",
+    ),
+    _counter(
+        "gateway_observer_errors_total",
+        "",
+        "Faults while an answer was observed; its bytes reached the client unchanged.",
+    ),
+    _counter(
+        "gateway_upstream_requests_total",
+        "upstream model outcome",
+        "Calls to an upstream by their last attempt. outcome: 2xx, 3xx, 4xx, 429, 5xx, "
+        "timeout, error (no answer), cut, in_band_error, abandoned (given up here, or by the "
+        "client).",
+    ),
+    _counter("gateway_upstream_retries_total", "upstream", "Attempts beyond the first of a call."),
+    _histogram(
+        "gateway_upstream_first_byte_seconds",
+        "upstream",
+        FIRST_TOKEN,
+        "From a connection at hand to the first byte of the upstream's answer.",
+    ),
+    _histogram(
+        "gateway_upstream_request_duration_seconds",
+        "upstream",
+        DURATION,
+        "From a connection at hand to the last byte of the upstream's answer.",
+    ),
+    _histogram(
+        "gateway_upstream_queue_wait_seconds",
+        "upstream",
+        WAIT,
+        "Waiting for a free connection to the upstream (max_connections).",
+    ),
+    _gauge("gateway_upstream_in_flight", "upstream", "Calls to the upstream under way."),
+    _gauge("gateway_upstream_queued", "upstream", "Calls that wait for a free connection."),
+    _counter(
+        "gateway_access_log_lines_total",
+        "result",
+        "Lines of the access log. result: written, dropped (queue full), failed, suppressed "
+        "(sampled).",
+    ),
+    _counter(
+        "gateway_config_reloads_total",
+        "result",
+        "Reloads of the configuration. result: ok, failed.",
+    ),
+    _gauge(
+        "gateway_config_last_reload_successful",
+        "",
+        "1 where the last reload was taken (or none was tried), 0 where the old configuration "
+        "was kept.",
+    ),
+    _gauge(
+        "gateway_config_last_reload_success_timestamp_seconds",
+        "",
+        "When the running configuration was taken, in seconds since the epoch.",
+    ),
+    _counter(
+        "gateway_metric_series_capped_total",
+        "metric",
+        "Samples counted as `other` because their family had as many series as it may.",
+    ),
+    _gauge("gateway_build_info", "version python", "Always 1; what runs."),
+)
+SPECS = {spec.name: spec for spec in TABLE}
+
+
+def markdown() -> str:
+    """docs/metrics.md."""
+    rows = []
+    for spec in TABLE:
+        labels = ", ".join(f"`{label}`" for label in spec.labels) or "none"
+        bounds = " ".join(map("{:g}".format, spec.buckets))
+        about = spec.help + (f" Buckets: {bounds}." if bounds else "")
+        rows.append(f"| `{spec.name}` | {spec.type} | {labels} | {about} |")
+    return MARKDOWN.format(rows="\n".join(rows), models=MODELS, keys=KEYS, series=SERIES)
+
+
+MARKDOWN = """\
+<!-- Made by `python -m gateway.metrics --markdown` from gateway/metrics/table.py. -->
+# Metrics
+
+`GET /metrics` on the admin plane, as text or as OpenMetrics. Every family below stands in each
+scrape with HELP and TYPE, samples or not; the standard `process_*` and `python_gc_*` follow.
+
+A model is a label when the configuration names it, or when an upstream has answered it with 200
+(the first {models} such names); the rest are `other`. `key` is a name, never a key: an alias,
+`anonymous`, or `pass-XXXXXXXX` (the first {keys} of these, the rest are `other`). No family has
+more than {series} series; `gateway_metric_series_capped_total` says when that was needed.
+
+| name | type | labels | what it counts |
+|---|---|---|---|
+{rows}
+"""

@@ -9,27 +9,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, Protocol
 
 import msgspec
 
-from gateway.exchange import Summary, Usage
+from gateway.exchange import Summary
 from gateway.wire import sse
-from gateway.wire.usage import read_usage
-
-# Why an answer has no usage (`Summary.missing`, a metric label): all there are.
-NO_USAGE = "no_usage"  # whole, and without any
-MALFORMED = "malformed"  # there was one, of no use
-TOO_LARGE = "too_large"  # larger than we keep, not looked at
-NOT_JSON = "not_json"  # said to be JSON and is not
-TRUNCATED = "truncated"  # broke off, or ended without its end
-UNOBSERVED = "unobserved"  # of a type nobody reads here
-MISSING = frozenset({NO_USAGE, MALFORMED, TOO_LARGE, NOT_JSON, TRUNCATED, UNOBSERVED})
+from gateway.wire.findings import (
+    NO_USAGE,
+    NOT_JSON,
+    TOO_LARGE,
+    TRUNCATED,
+    UNOBSERVED,
+    Findings,
+)
 
 JSON_CAP = 16 * 1024 * 1024  # bytes of a JSON answer kept to be read at its end
-_MOST_CHOICES = 1024  # finish reasons remembered of one answer
 
 Piece = bytes
 
@@ -99,79 +95,6 @@ def observer_for(content_type: str, path: str, choices: int = 1) -> Observer:
 _WITH_CHOICES = frozenset({"chat/completions", "completions"})
 
 
-class _Findings:
-    """What the objects of one answer have said; the last word counts, nothing is summed (A9)."""
-
-    __slots__ = ("content", "error", "malformed", "model", "reasons", "tier", "usage")
-
-    def __init__(self) -> None:
-        self.usage: Usage | None = None
-        self.reasons: dict[int, str | None] = {}
-        self.model: str | None = None
-        self.tier: str | None = None
-        self.error = self.content = self.malformed = False
-
-    def read(self, found: Mapping[str, Any]) -> None:
-        """One event, or the whole answer. No member need be there, or be of any type (A4)."""
-        self._head(found)
-        for inner in (found.get("response"), found.get("x_groq")):
-            if isinstance(inner, Mapping):  # the Responses API; Groq (vercel/ai issue 1651)
-                self._head(inner)
-        choices = found.get("choices")
-        if isinstance(choices, list):
-            for place, choice in enumerate(choices[:_MOST_CHOICES]):
-                if isinstance(choice, Mapping):
-                    self._choice(place, choice)
-        elif _text(found.get("delta")):  # response.output_text.delta
-            self.content = True
-
-    def _head(self, found: Mapping[str, Any]) -> None:
-        self.error = self.error or bool(found.get("error"))
-        self.model = self.model or _text(found.get("model"))
-        self.tier = _text(found.get("service_tier")) or self.tier
-        self._take(found.get("usage"))
-
-    def _choice(self, place: int, choice: Mapping[str, Any]) -> None:
-        index = choice.get("index")
-        index = index if type(index) is int else place
-        if index in self.reasons or len(self.reasons) < _MOST_CHOICES:
-            self.reasons[index] = _text(choice.get("finish_reason")) or self.reasons.get(index)
-        delta = choice.get("delta")
-        if isinstance(delta, Mapping):
-            self.content = self.content or any(delta[key] for key in delta if key != "role")
-        self.content = self.content or bool(choice.get("text"))
-        self._take(choice.get("usage"))  # Moonshot's place (earendil-works/pi issue 2017)
-
-    def _take(self, found: object) -> None:
-        if found is not None:
-            usage = read_usage(found)
-            self.usage = usage or self.usage
-            self.malformed = self.malformed or usage is None
-
-    def finished(self) -> int:
-        """How many choices have their finish reason; 0 while one that was seen has none."""
-        return len(self.reasons) if all(self.reasons.values()) else 0
-
-    def summary(self, complete: bool, missing: str, events: int, errors: int) -> Summary:
-        """`missing` is the reason where there is no usage and no better one is known."""
-        better = MALFORMED if self.malformed else missing
-        return Summary(
-            usage=self.usage,
-            finish_reasons=tuple(why for _, why in sorted(self.reasons.items()) if why),
-            model=self.model,
-            service_tier=self.tier,
-            complete=complete,
-            error=self.error,
-            events=events,
-            missing=None if self.usage else better,
-            observer_errors=errors,
-        )
-
-
-def _text(found: object) -> str | None:
-    return found if isinstance(found, str) and found else None
-
-
 # An event that matters once content has begun: usage or a finish reason that is not null (nor "").
 # `"usage":null` and `"finish_reason":null` stand in nearly every event.
 _MATTERS = re.compile(rb'"(?:usage|finish_reason)"\s*:\s*(?:[^\sn"]|"[^"])').search
@@ -194,7 +117,7 @@ class StreamObserver:
     def __init__(self, choices: int | None = 1, hold: int = sse.HOLD) -> None:
         self._choices = choices
         self._splitter = sse.Splitter(hold)
-        self._findings = _Findings()
+        self._findings = Findings()
         self._done = self._closed = self._parts = False
         self._events = self._errors = 0
 
@@ -330,7 +253,7 @@ class JSONObserver:
         self._cap = cap
         self._copy: list[bytes] = []
         self._size = self._errors = 0
-        self._findings = _Findings()
+        self._findings = Findings()
         self._closed = False
         self._json = True
 

@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import msgspec
+
 from gateway.exchange import Usage, UsageSource
 
 _MOST = 2**53  # a figure above this is no count of tokens, and would not fit every reader's numbers
+_MOST_DETAILS = 16 * 1024  # bytes of the whole object as JSON
 
 
 def read_usage(found: object) -> Usage | None:
@@ -34,7 +37,7 @@ def read_usage(found: object) -> Usage | None:
             _detail(found, "output_tokens_details", "reasoning_tokens"),
         ),
         source=UsageSource.UPSTREAM,
-        details=found,
+        details=found if _is_writable(found) else None,
     )
 
 
@@ -48,6 +51,14 @@ def _figure(found: Mapping[str, Any], *names: str) -> int:
         if value is not None:
             return value if type(value) is int and 0 <= value <= _MOST else _MALFORMED
     return _ABSENT
+
+
+def _is_writable(found: object) -> bool:
+    """What is kept goes into rows: not where it is a book, or holds what JSON's writers refuse."""
+    try:
+        return len(msgspec.json.encode(found)) <= _MOST_DETAILS
+    except (ValueError, RecursionError):
+        return False
 
 
 def _detail(found: Mapping[str, Any], group: str, name: str) -> int:

@@ -1,0 +1,247 @@
+"""A fake for each port: they append what happens to one shared list, so that a test reads as a play."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from gateway.errors import GatewayError
+from gateway.exchange import Caller, CallerKind, Exchange, HeaderList
+from gateway.pipeline import House
+from gateway.ports import Ask, Call, CallTimes, Client, ClientGone
+from gateway.web.errors import render
+
+CALLER = Caller(CallerKind.PASSTHROUGH, "id", "pass-00000000", "token")
+SSE: HeaderList = [("content-type", "text/event-stream")]
+JSON: HeaderList = [("content-type", "application/json")]
+
+
+class FakeClock:
+    """Stands still unless told."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+
+    def now(self) -> float:
+        return self.time
+
+    def monotonic(self) -> float:
+        return self.time
+
+
+class FakeBody:
+    """A body that is all there, or whose client has left in the middle of it."""
+
+    def __init__(self, data: bytes = b"", *, gone: bool = False) -> None:
+        self.data = data
+        self.gone = gone
+        self.received = 0
+
+    @property
+    def length(self) -> int | None:
+        return len(self.data)
+
+    async def read(self, limit: int) -> bytes:
+        if self.gone:
+            raise ClientGone
+        self.received = len(self.data)
+        return self.data
+
+    async def chunks(self, limit: int) -> AsyncIterator[bytes]:
+        yield await self.read(limit)
+
+
+class FakeClient:
+    """Keeps what it was sent; `room` bytes fit before it asks the writer to wait."""
+
+    def __init__(self, story: list[Any], *, room: int = 1 << 30) -> None:
+        self.story = story
+        self.gone = False
+        self.started = False
+        self.bytes_out = 0
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.length: int | None = None
+        self.body = b""
+        self.ended = ""
+        self.room = room
+        self.written = asyncio.Event()
+        self._ready: Callable[[], None] = lambda: None
+        self._gone: Callable[[], None] = lambda: None
+
+    def watch(self, on_ready: Callable[[], None], on_gone: Callable[[], None]) -> None:
+        self._ready, self._gone = on_ready, on_gone
+        if self.gone:
+            on_gone()
+
+    def start(self, status: int, headers: HeaderList, length: int | None) -> None:
+        assert not self.started
+        self.started = True
+        self.status, self.headers, self.length = status, dict(headers), length
+        self.story.append(("head", status))
+
+    def write(self, data: bytes) -> bool:
+        assert self.started
+        assert not self.ended
+        if not self.gone:
+            self.body += data
+            self.bytes_out += len(data)
+            self.room -= len(data)
+            self.written.set()
+        return self.room > 0
+
+    def finish(self) -> None:
+        self.ended = self.ended or "finished"
+        self.story.append("finished")
+
+    def abort(self) -> None:
+        self.ended = "aborted"
+        self.story.append("aborted")
+
+    def drain(self, room: int = 1 << 30) -> None:
+        """The client reads again."""
+        self.room = room
+        self._ready()
+
+    def leave(self) -> None:
+        """The client closes its connection."""
+        self.gone = True
+        self._gone()
+
+
+class FakeReply:
+    """Gives its chunks one `read` at a time; an Event waits, an exception is raised."""
+
+    encoded = False
+
+    def __init__(
+        self,
+        story: list[Any],
+        chunks: Iterable[bytes | Exception | asyncio.Event],
+        *,
+        status: int = 200,
+        headers: HeaderList = JSON,
+        length: int | None = None,
+    ) -> None:
+        self.story = story
+        self.status, self.headers, self.length = status, headers, length
+        self.times = CallTimes()
+        self._chunks = list(chunks)
+        self.reads = 0
+
+    async def read(self) -> bytes:
+        self.reads += 1
+        while self._chunks:
+            chunk = self._chunks.pop(0)
+            if isinstance(chunk, Exception):
+                raise chunk
+            if isinstance(chunk, bytes):
+                return chunk
+            await chunk.wait()
+        return b""
+
+    def close(self) -> None:
+        self.story.append("closed")
+
+
+class FakeUpstream:
+    """Answers calls with the replies it was given, in order; an exception is raised."""
+
+    builtin = False
+    finish_on_disconnect = True
+
+    def __init__(
+        self, story: list[Any], *replies: FakeReply | Exception, name: str = "up", model: str = ""
+    ) -> None:
+        self.story = story
+        self.name = name
+        self.model = model
+        self.replies = list(replies)
+        self.calls: list[Call] = []
+        self.injects_usage = True
+        self.renames: dict[str, str] = {}
+
+    def serves(self, model: str) -> bool:
+        return self.model in {"", model}
+
+    def accepts(self, kind: CallerKind) -> bool:
+        return True
+
+    def relays(self, path: str) -> bool:
+        return ".." not in path
+
+    def real_name(self, model: str) -> str:
+        return self.renames.get(model, model)
+
+    def refused_usage(self) -> None:
+        self.injects_usage = False
+
+    async def send(self, call: Call) -> FakeReply:
+        self.story.append("call")
+        self.calls.append(call)
+        reply = self.replies.pop(0)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    async def models(self, caller: Caller) -> list[dict[str, object]]:
+        return [{"id": f"{self.name}-model", "object": "model"}]
+
+
+class FakeKeys:
+    """Lets everybody in, or nobody."""
+
+    def __init__(self, refusal: GatewayError | None = None) -> None:
+        self.refusal = refusal
+
+    def identify(self, authorization: str | None, api_key: str | None) -> Caller:
+        if self.refusal is not None:
+            raise self.refusal
+        return CALLER
+
+
+class FakeSink:
+    """Keeps the exchanges."""
+
+    def __init__(self, story: list[Any]) -> None:
+        self.story = story
+        self.exchanges: list[Exchange] = []
+
+    def book(self, exchange: Exchange) -> None:
+        self.story.append(("booked", exchange.outcome.value))
+        self.exchanges.append(exchange)
+
+    @property
+    def only(self) -> Exchange:
+        """The one exchange there is."""
+        assert len(self.exchanges) == 1
+        return self.exchanges[0]
+
+
+def ask(data: bytes = b"", *, path: str = "chat/completions", method: str = "POST", **more: Any) -> Ask:
+    """A request; `headers` are lower case."""
+    body = more.pop("body", None) or FakeBody(data)
+    headers = more.pop("headers", [("content-type", "application/json")])
+    return Ask("ID", 1000.0, 1000.0, method, path, "", headers, body, "127.0.0.1", **more)
+
+
+def house(story: list[Any], *upstreams: FakeUpstream, keys: FakeKeys | None = None) -> House:
+    """A house of fakes with one sink."""
+    return House(
+        keys=keys or FakeKeys(),
+        upstreams=upstreams,
+        sinks=(FakeSink(story),),
+        clock=FakeClock(),
+        render=render,
+        workers=ThreadPoolExecutor(1),
+        instance="instance",
+        body_limit=1 << 26,
+        upload_limit=1 << 30,
+    )
+
+
+def client_port(client: FakeClient) -> Client:
+    """Only for the type checker: the fake has the port's shape."""
+    return client

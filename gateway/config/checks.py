@@ -1,6 +1,6 @@
 """Which values may stand together: the rules that a type alone cannot state.
 
-No message repeats a value of an upstream but its name: any other may hold a secret.
+No message repeats a value: any may have come from a variable that holds a secret.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ def _admin(admin: Admin) -> Findings:
         return
     if len(admin.token) < _SHORTEST_TOKEN:
         yield Finding(("token",), f"too short: at least {_SHORTEST_TOKEN} characters")
-    if not _CREDENTIAL.fullmatch(admin.token):
+    elif not _CREDENTIAL.fullmatch(admin.token):
         yield Finding(("token",), "must be printable ASCII without spaces")
     elif _EXAMPLE.match(admin.token):
         yield Finding(("token",), "this is an example, not a secret: make a random one")
@@ -165,16 +165,16 @@ def _ports(config: Config) -> Findings:
 def _upstreams(config: Config) -> Findings:
     if not config.upstreams:
         yield Finding(("upstreams",), "empty: at least one is needed, say echo")
-    names = Counter(upstream.name for upstream in config.upstreams)
-    seen: set[str] = set()
+    first: dict[str, int] = {}
     for index, upstream in enumerate(config.upstreams):
         for finding in _upstream(upstream):
             yield finding.below("upstreams", index)
-        if names[upstream.name] > 1 and upstream.name in seen:
+        if first.setdefault(upstream.name, index) != index:
             yield Finding(
-                ("upstreams", index, "name"), f"a second upstream named {upstream.name!r}"
+                ("upstreams", index, "name"),
+                f"the name of upstreams[{first[upstream.name]}]: each needs its own",
+                (("upstreams", first[upstream.name], "name"),),
             )
-        seen.add(upstream.name)
         if _is_own_address(upstream.base_url, config.server):
             yield Finding(
                 ("upstreams", index, "base_url"),
@@ -283,7 +283,7 @@ def _keys(keys: Keys) -> Findings:
         if not _ALIAS.fullmatch(name) or _PASS.fullmatch(name):
             yield Finding(("aliases", token), "1 to 64 of A-Z a-z 0-9 _ . @ - are wanted")
         elif names[name] > 1:
-            yield Finding(("aliases", token), f"{name!r} names several tokens: give each its own")
+            yield Finding(("aliases", token), "the name of several tokens: give each its own")
 
 
 def _open(config: Config) -> Findings:

@@ -144,7 +144,8 @@ class _Reader:
         next(self.events)  # the stream's start
         if isinstance(next(self.events), yaml.StreamEndEvent):
             return Table({}, Place(1))
-        root = self.node(next(self.events), Place(1), 0)
+        first = next(self.events)
+        root = self.node(first, Place(_line(first)), 0)
         next(self.events)  # the document's end
         after = next(self.events)
         if not isinstance(after, yaml.StreamEndEvent):

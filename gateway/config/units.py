@@ -23,7 +23,7 @@ _BYTES = {
 }
 _MILLISECONDS = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 
-_NUMBER = r"\d{1,18}(?:\.\d{1,9})?"
+_NUMBER = r"\d{1,19}(?:\.\d{1,9})?"
 _SIZE = re.compile(rf"({_NUMBER}) ?([A-Za-z]+)", re.ASCII)
 _STEP = re.compile(rf"({_NUMBER})([a-z]+)", re.ASCII)
 _DURATION = re.compile(rf"(?:{_NUMBER}[a-z]+)+", re.ASCII)

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
 from gateway import __version__
-from gateway.config import Config, ConfigError, load, warnings, with_overrides
+from gateway.config import Config, ConfigError, warnings, with_overrides
+from gateway.watch import ConfigFile
 
+DEFAULT = "config.yaml"
 WRONG = 2  # exit code for wrong usage or configuration
 
 _config_option = click.option(
     "--config",
     "config_path",
-    default="config.yaml",
+    default=DEFAULT,
     show_default=True,
     metavar="FILE",
     help="The configuration file. Without one at the default place, the shipped defaults hold.",
@@ -58,10 +59,11 @@ def serve(workers: int, config_path: str, **options: Any) -> None:
             "gateway: --workers above 1 is not built yet: quotas and the ledger need one owner. "
             "Leave it at 1."
         )
-    config = read_config(config_path, options)
-    from gateway.app import run  # noqa: PLC0415  (aiohttp is not loaded for the other commands)
+    file = open_config(config_path, options)
+    config = read_config(file)
+    from gateway.app import run  # noqa: PLC0415  (no other command needs a server's libraries)
 
-    raise SystemExit(run(config, lambda: load_file(config_path, options)))
+    raise SystemExit(run(config, file))
 
 
 @main.command()
@@ -72,40 +74,29 @@ def check(config_path: str, **options: Any) -> None:
 
     Exit code 2 where there is a fault.
     """
-    config = read_config(config_path, options)
+    config = read_config(open_config(config_path, options))
     for warning in warnings(config):
         click.echo(f"{config_path}: warning: {warning}", err=True)
     click.echo(f"{config_path}: ok")
 
 
-def read_config(path: str, options: dict[str, Any]) -> Config:
-    """The configuration with the command line's options over it; faults end the process with exit
-    code 2."""
+def open_config(path: str, options: dict[str, Any]) -> ConfigFile:
+    """The configuration's file with the command line's options over it. Only the default one may be
+    missing: then all defaults hold."""
+    return ConfigFile(
+        path,
+        os.environ,
+        overrides=lambda config: with_overrides(config, **options),
+        missing_ok=path == DEFAULT,
+    )
+
+
+def read_config(file: ConfigFile) -> Config:
+    """What the file says; its faults, all of them, end the process with exit code 2."""
     try:
-        return load_file(path, options)
+        return file.read()
     except ConfigError as error:
         _wrong(str(error))
-
-
-def load_file(path: str, options: dict[str, Any]) -> Config:
-    """Read and check the file. ConfigError names every fault; a missing file is one of them unless
-    it is the default one."""
-    try:
-        text = Path(path).read_bytes()
-    except FileNotFoundError:
-        if path != "config.yaml":
-            _wrong(
-                f"gateway: there is no configuration file '{path}'. Name one with --config FILE."
-            )
-        text = b""
-    except OSError as error:
-        _wrong(f"gateway: cannot read '{path}': {error.strerror}.")
-    config = load(text, os.environ, _read_secret, name=path)
-    return with_overrides(config, **options)
-
-
-def _read_secret(path: str) -> str:
-    return Path(path).read_text(encoding="utf-8")
 
 
 def _wrong(message: str) -> NoReturn:

@@ -80,7 +80,8 @@ class House:
     body_limit: int
     upload_limit: int
     draining: bool = False
-    flights: set[Leash] = field(default_factory=set)
+    flights: set[Leash] = field(default_factory=set)  # all in the air, to be cut at a stop
+    streams: int = 0  # of them, those that answer a request with `stream: true`
 
 
 class Pipeline:
@@ -218,6 +219,7 @@ class Pipeline:
             on_gone=partial(leash.pull, ClientGone()),
         )
         self.house.flights.add(leash)
+        self.house.streams += trip.stream
         try:
             with leash:
                 await self._fly(trip, flight, leash, upstream, call, request)
@@ -227,6 +229,7 @@ class Pipeline:
                 raise
         finally:
             self.house.flights.discard(leash)
+            self.house.streams -= trip.stream
             trip.waited += flight.waited
         await self._deliver(trip, reader)
 
@@ -317,6 +320,7 @@ class Pipeline:
             ("cache-control", "private, no-store, no-transform"),
             ("x-gateway-request-id", trip.ask.id),
             ("x-request-id", trip.ask.id),
+            *trip.ask.cors,
         ]
         if trip.cache is not CacheState.NONE:
             own.append(("x-gateway-cache", trip.cache.value))

@@ -100,6 +100,7 @@ class Ask:
     headers: HeaderList
     body: Body
     client: str
+    cors: HeaderList = field(default_factory=list)  # goes into every answer's head
     _index: dict[str, str] | None = field(default=None, repr=False)
 
     def header(self, name: str) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from gateway.errors import GatewayError, MethodNotAllowed, UnknownURL
-from gateway.exchange import ulid
+from gateway.exchange import HeaderList, ulid
 from gateway.pipeline import CHAT, Pipeline
 from gateway.ports import Ask, Client, Clock
 from gateway.web.errors import render
@@ -71,13 +71,11 @@ class Routes:
             self._health(request, client)
             return
         edge = self._edge()
-        origin = request.header("origin")
-        if origin is not None and origin in edge.cors_origins:
-            client = _Exposed(client, origin)
-            if request.method == "OPTIONS":
-                client.start(204, _preflight(request), 0)
-                client.finish()
-                return
+        cors = _cors(request.header("origin"), edge.cors_origins)
+        if cors and request.method == "OPTIONS":
+            client.start(204, cors + _preflight(request), 0)
+            client.finish()
+            return
         path = api_path(request.path)
         ask = Ask(
             id=ulid(int(self._clock.now() * 1000), secrets.token_bytes(10)),
@@ -91,6 +89,7 @@ class Routes:
             client=client_address(
                 request.peer, request.header("x-forwarded-for"), edge.trusted_proxies
             ),
+            cors=cors,
         )
         await self._route(ask, client, known=path is not None)
 
@@ -138,7 +137,18 @@ def endpoint_of(path: str) -> str:
     return head if head in ENDPOINTS else "other"
 
 
-def _preflight(request: Request) -> list[tuple[str, str]]:
+def _cors(origin: str | None, listed: frozenset[str]) -> HeaderList:
+    """What lets a browser page of a listed origin read the answer."""
+    if origin is None or origin not in listed:
+        return []
+    return [
+        ("access-control-allow-origin", origin),
+        ("access-control-expose-headers", _EXPOSED),
+        ("vary", "Origin"),
+    ]
+
+
+def _preflight(request: Request) -> HeaderList:
     """The answer to a browser's question before it sends (fetch.spec.whatwg.org, CORS
     preflight)."""
     asked = request.header("access-control-request-headers") or "authorization, content-type"
@@ -147,23 +157,3 @@ def _preflight(request: Request) -> list[tuple[str, str]]:
         ("access-control-allow-headers", asked),
         ("access-control-max-age", "600"),
     ]
-
-
-class _Exposed:
-    """A client whose answers a browser page of a listed origin may read."""
-
-    def __init__(self, client: Client, origin: str) -> None:
-        self._client = client
-        self._origin = origin
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self._client, name)
-
-    def start(self, status: int, headers: list[tuple[str, str]], length: int | None) -> None:
-        own = [
-            ("access-control-allow-origin", self._origin),
-            ("access-control-expose-headers", _EXPOSED),
-            ("vary", "Origin"),
-        ]
-        kept = [pair for pair in headers if not pair[0].startswith("access-control-allow-origin")]
-        self._client.start(status, kept + own, length)

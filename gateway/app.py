@@ -1,0 +1,277 @@
+"""The composition root: the one file that names concrete classes, and the order of start and stop.
+
+Start: lock the data directory, read secrets, open the sinks, build the upstreams, open the admin
+plane, then the data plane. Stop: refuse new requests (503, the socket still listens), let open
+answers end, cut what is left after `server.drain_timeout`, close in the reverse order of the start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import ipaddress
+import logging
+import secrets
+import signal
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+from gateway.clock import SystemClock
+from gateway.config import Config, Fault, UpstreamSection, is_loopback, masked, reloadable, warnings
+from gateway.errors import Draining
+from gateway.journal.writer import open_access_log
+from gateway.keys.store import Callers, DataError, load_admin_token, load_pepper, lock_data
+from gateway.metrics import Metrics, literal_models, standard_registry
+from gateway.pipeline import House, Pipeline
+from gateway.upstream import build
+from gateway.upstream.client import HTTPUpstream
+from gateway.upstream.echo import EchoUpstream
+from gateway.watch import ConfigFile, Watcher
+from gateway.web.admin import AdminPlane
+from gateway.web.chat import Edge, Routes
+from gateway.web.errors import render
+from gateway.web.ops import Ops
+from gateway.web.server import DataPlane
+
+AnyUpstream = HTTPUpstream | EchoUpstream
+
+log = logging.getLogger("gateway")
+
+CUT_GRACE = 5.0  # seconds for cut streams to be told and booked, at the end of a drain
+FLUSH = 5.0  # seconds for the access log to be written out
+
+
+class Gateway:
+    """One running gateway."""
+
+    def __init__(self, config: Config, file: ConfigFile) -> None:
+        self.config = config
+        self.file = file
+        self.clock = SystemClock()
+        self.instance = secrets.token_hex(8)
+        self._built: dict[str, tuple[UpstreamSection, AnyUpstream]] = {}
+        self._retired: list[AnyUpstream] = []  # replaced by a reload, still answering
+        self._stops = 0
+        self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._stack = AsyncExitStack()
+
+    # -- start -------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Bring everything up. OSError and DataError name what is in the way."""
+        config, stack = self.config, self._stack
+        data = Path(config.data)
+        stack.callback(lock_data(data).close)
+        admin_token = load_admin_token(data, config.admin.token)
+        self.callers = Callers(
+            config.keys,
+            pepper=load_pepper(data),
+            admin_token=admin_token,
+            bind_is_loopback=is_loopback(config.server.host),
+        )
+        workers = ThreadPoolExecutor(2, thread_name_prefix="gateway-work")
+        stack.callback(workers.shutdown, wait=False, cancel_futures=True)
+        self.access_log = open_access_log(config.server.access_log, self.clock)
+        stack.callback(self.access_log.close, FLUSH)
+        self.metrics = Metrics(standard_registry(), self.clock)
+        stack.push_async_callback(self._close_upstreams)
+        self.house = House(
+            keys=self.callers,
+            upstreams=self._build_upstreams(config),
+            sinks=(self.metrics, self.access_log),
+            clock=self.clock,
+            render=render,
+            workers=workers,
+            instance=self.instance,
+            body_limit=config.server.body_limit,
+            upload_limit=config.server.upload_limit,
+        )
+        self.ops = Ops()
+        self.edge = edge_of(config)
+        await self._open_planes(admin_token)
+
+    async def _open_planes(self, admin_token: str) -> None:
+        config, stack = self.config, self._stack
+        self.admin = AdminPlane(
+            config,
+            token=admin_token,
+            metrics=self.metrics,
+            config_view=lambda: masked(self.config),
+            ops=self.ops,
+        )
+        address = await self.admin.start()
+        stack.push_async_callback(self.admin.close)
+        routes = Routes(Pipeline(self.house), self.ops, lambda: self.edge, self.clock)
+        self.plane = DataPlane(
+            routes,
+            settings=config.server,
+            clock=self.clock,
+            render=render,
+            loop=asyncio.get_running_loop(),
+        )
+        self._watch_gauges()
+        listening = await self.plane.start()
+        stack.callback(self.plane.close)
+        watcher = Watcher(self.file, self._reload, self._keep)
+        watcher.start()
+        stack.push_async_callback(watcher.close)
+        say(f"data plane on {_url(listening, config.server.tls.cert)}")
+        say(f"admin plane on {_url(address, config.admin.tls.cert)}")
+
+    def _build_upstreams(self, config: Config) -> list[AnyUpstream]:
+        """The configured upstreams; one whose section has not changed keeps its connections."""
+        built: dict[str, tuple[UpstreamSection, AnyUpstream]] = {}
+        for section in config.upstreams:
+            old = self._built.get(section.name)
+            if old is not None and old[0] == section:
+                built[section.name] = old
+            else:
+                upstream = build(section, instance_id=self.instance, clock=self.clock)
+                built[section.name] = (section, upstream)
+        self._built = built
+        for name, (_, upstream) in built.items():
+            self._watch_upstream(name, upstream)
+        self.metrics.configure(
+            models=literal_models(config.upstreams), aliases=config.keys.aliases.values()
+        )
+        return [upstream for _, upstream in built.values()]
+
+    # -- reload ------------------------------------------------------------------------------------
+
+    def _reload(self, config: Config) -> None:
+        """Take a new configuration. What is under way ends with the old one."""
+        for path in reloadable(self.config, config):
+            say(f"{path} has changed; that takes effect at the next start")
+        before = {name: upstream for name, (_, upstream) in self._built.items()}
+        self.house.upstreams = self._build_upstreams(config)
+        self.house.body_limit = config.server.body_limit
+        self.house.upload_limit = config.server.upload_limit
+        self.plane.settings = config.server
+        self.callers.reconfigure(config.keys, bind_is_loopback=is_loopback(self.config.server.host))
+        self.edge = edge_of(config)
+        self.admin.reconfigure(config)
+        self.config = config
+        self.metrics.reloaded(ok=True)
+        self.access_log.reopen()
+        kept = {id(upstream) for _, upstream in self._built.values()}
+        self._retired += [one for one in before.values() if id(one) not in kept]
+        for warning in warnings(config):
+            say(f"warning: {warning}")
+        say("configuration reloaded")
+
+    def _keep(self, faults: list[Fault]) -> None:
+        self.metrics.reloaded(ok=False)
+        self.access_log.reopen()
+        for fault in faults:
+            say(str(fault))
+        say("the configuration was not taken; the old one stays")
+
+    async def _close_upstreams(self) -> None:
+        for upstream in [*self._retired, *(upstream for _, upstream in self._built.values())]:
+            await upstream.close()
+
+    # -- gauges ------------------------------------------------------------------------------------
+
+    def _watch_gauges(self) -> None:
+        watch, plane, log_file = self.metrics.watch, self.plane, self.access_log
+        watch("gateway_requests_in_flight", lambda: plane.in_flight)
+        watch("gateway_streams_open", lambda: self.house.streams)
+        for result in ("written", "dropped", "failed", "suppressed"):
+            watch(
+                "gateway_access_log_lines_total",
+                lambda result=result: getattr(log_file, result),  # type: ignore[misc]
+                result=result,
+            )
+
+    def _watch_upstream(self, name: str, upstream: AnyUpstream) -> None:
+        stats = upstream.stats
+        self.metrics.watch("gateway_upstream_in_flight", lambda: stats.in_flight, upstream=name)
+        self.metrics.watch("gateway_upstream_queued", lambda: stats.waiting, upstream=name)
+
+    # -- stop --------------------------------------------------------------------------------------
+
+    def stop(self) -> None:
+        """SIGTERM or SIGINT: the first one drains, a second one does not wait."""
+        self._stops += 1
+        (self._stop if self._stops == 1 else self._hurry).set()
+
+    async def run(self) -> None:
+        """Serve until told to stop, then stop as the module's docstring says."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        async with self._stack:
+            await self.start()
+            gc.collect()
+            gc.freeze()  # what the start made stays: no collection need walk over it again
+            await self._stop.wait()
+            await self._drain()
+
+    async def _drain(self) -> None:
+        """Let open answers end; then cut what is left, telling each client inside its stream."""
+        self.house.draining = True
+        self.ops.draining = True
+        self.plane.begin_drain()
+        if self.plane.in_flight:
+            say(f"stopping: {self.plane.in_flight} requests are under way")
+        loop, limit = asyncio.get_running_loop(), self.config.server.drain_timeout
+        ended = loop.create_task(self.plane.wait_closed(limit))
+        hurry = loop.create_task(self._hurry.wait())
+        await asyncio.wait({ended, hurry}, return_when=asyncio.FIRST_COMPLETED)
+        if not (ended.done() and ended.result()):
+            for leash in list(self.house.flights):
+                leash.pull(Draining("The gateway has stopped before the answer was complete."))
+            await self.plane.wait_closed(CUT_GRACE)
+        for waiting in (ended, hurry):
+            waiting.cancel()
+        say("stopped")
+
+
+def run(config: Config, file: ConfigFile) -> int:
+    """Serve until stopped; the process's exit code."""
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s %(levelname)s %(message)s"
+    )
+    gateway = Gateway(config, file)
+    for warning in warnings(config):
+        say(f"warning: {warning}")
+    try:
+        with asyncio.Runner(loop_factory=loop_factory(config.server.event_loop)) as runner:
+            runner.run(gateway.run())
+    except (DataError, OSError, ValueError) as error:
+        say(f"cannot start: {error}")
+        return 1
+    return 0
+
+
+def edge_of(config: Config) -> Edge:
+    """The routes' part of the configuration."""
+    return Edge(
+        cors_origins=frozenset(config.server.cors_origins),
+        trusted_proxies=tuple(
+            ipaddress.ip_network(entry, strict=False) for entry in config.server.trusted_proxies
+        ),
+    )
+
+
+def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:
+    """asyncio's own loop, or uvloop's where it is chosen."""
+    if name != "uvloop":
+        return asyncio.new_event_loop
+    import uvloop  # noqa: PLC0415  (not loaded unless chosen)
+
+    return uvloop.new_event_loop
+
+
+def say(message: str) -> None:
+    """One line to the operator."""
+    print(f"gateway: {message}", file=sys.stderr, flush=True)
+
+
+def _url(address: tuple[str, int], cert: str) -> str:
+    host = f"[{address[0]}]" if ":" in address[0] else address[0]
+    return f"{'https' if cert else 'http'}://{host}:{address[1]}"

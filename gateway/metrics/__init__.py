@@ -1,6 +1,13 @@
 """Metrics: the table of what there is (`table.py`) and the sink that counts it (`sink.py`)."""
 
-from gateway.metrics.sink import Metrics, Snapshot, Value, literal_models, upstream_outcome
+from gateway.metrics.sink import (
+    Metrics,
+    Snapshot,
+    Value,
+    literal_models,
+    standard_registry,
+    upstream_outcome,
+)
 from gateway.metrics.table import SPECS, TABLE, Labels, Spec, markdown
 
 __all__ = [
@@ -13,5 +20,6 @@ __all__ = [
     "Value",
     "literal_models",
     "markdown",
+    "standard_registry",
     "upstream_outcome",
 ]

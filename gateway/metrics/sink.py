@@ -11,6 +11,8 @@ import platform
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
+from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
+
 from gateway import __version__
 from gateway.config import UpstreamSection
 from gateway.exchange import Caller, CallerKind, Exchange, Outcome, UsageSource
@@ -34,11 +36,23 @@ def literal_models(upstreams: Iterable[UpstreamSection]) -> frozenset[str]:
     return frozenset(name for name in names if not set("*?[") & set(name))
 
 
-class Metrics:
-    """A sink that counts. For the loop's thread alone, but for what `snapshot` returned."""
+def standard_registry() -> CollectorRegistry:
+    """What the client library tells of any process: CPU, memory, files, garbage collection."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    GCCollector(registry=registry)
+    return registry
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+
+class Metrics:
+    """A sink that counts. For the loop's thread alone, but for what `snapshot` returned.
+
+    The families of `registry`, whoever feeds them, stand on the page after the table's.
+    """
+
+    def __init__(self, registry: CollectorRegistry, clock: Clock) -> None:
+        self.registry = registry
+        self.clock = clock
         self._values: Snapshot = {spec.name: {} for spec in TABLE}
         self._watched: dict[str, dict[Labels, Callable[[], float]]] = {}
         self._configured: frozenset[str] = frozenset()
@@ -146,7 +160,7 @@ class Metrics:
     def _reload_done(self, *, ok: bool) -> None:
         self._set("gateway_config_last_reload_successful", (), int(ok))
         if ok:
-            now = self._clock.now()
+            now = self.clock.now()
             self._set("gateway_config_last_reload_success_timestamp_seconds", (), now)
 
     def _set(self, name: str, labels: Labels, value: float) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4
 from prometheus_client.metrics_core import (
     CounterMetricFamily,
@@ -23,7 +23,6 @@ from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
 
 from gateway.metrics import TABLE, Labels, Metrics, Snapshot, Spec, Value
-from gateway.ports import Clock
 
 FRESH = 1.0  # seconds
 
@@ -33,21 +32,11 @@ _SIMPLE: dict[str, type[CounterMetricFamily | GaugeMetricFamily]] = {
 }
 
 
-def standard_registry() -> CollectorRegistry:
-    """What the client library tells of any process: CPU, memory, files, garbage collection."""
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    GCCollector(registry=registry)
-    return registry
-
-
 class MetricsPage:
-    """`GET /metrics`. The families of `registry` stand after the table's."""
+    """`GET /metrics`, but for who may see it."""
 
-    def __init__(self, metrics: Metrics, registry: CollectorRegistry, clock: Clock) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics
-        self._registry = registry
-        self._clock = clock
         self._made: dict[bool, tuple[float, asyncio.Future[bytes]]] = {}
 
     async def scrape(self, accept: str) -> tuple[bytes, str]:
@@ -56,10 +45,10 @@ class MetricsPage:
         A page serves everybody for a second, and everybody who asks while it is being made.
         """
         newer = wants_openmetrics(accept)
-        now = self._clock.monotonic()
+        now = self._metrics.clock.monotonic()
         at, page = self._made.get(newer, (0.0, None))
         if page is None or (page.done() and now - at >= FRESH):
-            collected = _Collected(self._metrics.snapshot(), self._registry)
+            collected = _Collected(self._metrics.snapshot(), self._metrics.registry)
             page = asyncio.get_running_loop().run_in_executor(None, _render, collected, newer)
             self._made[newer] = (now, page)
         kind = openmetrics.CONTENT_TYPE_LATEST if newer else CONTENT_TYPE_PLAIN_0_0_4

@@ -6,6 +6,7 @@ import random
 import string
 
 import pytest
+from prometheus_client import CollectorRegistry
 
 from gateway.config import UpstreamSection
 from gateway.exchange import (
@@ -25,7 +26,7 @@ from tests.exchanges import FixedClock, exchange
 
 @pytest.fixture
 def metrics() -> Metrics:
-    made = Metrics(FixedClock())
+    made = Metrics(CollectorRegistry(), FixedClock())
     made.configure(models=["gpt-4o", "echo"], aliases=["billing"])
     return made
 
@@ -345,7 +346,7 @@ def test_a_snapshot_does_not_move(metrics):
 
 
 def test_reloads_say_whether_the_running_configuration_is_the_written_one(metrics):
-    clock = metrics._clock
+    clock = metrics.clock
     started = clock.now()
     clock.seconds += 60
     metrics.reloaded(ok=False)

@@ -6,15 +6,14 @@ import asyncio
 import threading
 
 import pytest
-from prometheus_client import CollectorRegistry
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as read_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as read_text
 
 from gateway.exchange import Caller, CallerKind
-from gateway.metrics import TABLE, Metrics
+from gateway.metrics import TABLE, Metrics, standard_registry
 from gateway.web import scrape
-from gateway.web.scrape import MetricsPage, standard_registry, wants_openmetrics
-from tests.exchanges import FixedClock, exchange
+from gateway.web.scrape import MetricsPage, wants_openmetrics
+from tests.exchanges import CALLER, FixedClock, exchange
 
 PROMETHEUS = (
     "application/openmetrics-text;version=1.0.0,application/openmetrics-text;version=0.0.1;q=0.75,"
@@ -29,12 +28,12 @@ def clock() -> FixedClock:
 
 @pytest.fixture
 def metrics(clock) -> Metrics:
-    return Metrics(clock)
+    return Metrics(standard_registry(), clock)
 
 
 @pytest.fixture
-def page(metrics, clock) -> MetricsPage:
-    return MetricsPage(metrics, standard_registry(), clock)
+def page(metrics) -> MetricsPage:
+    return MetricsPage(metrics)
 
 
 def families(text: bytes, newer: bool):
@@ -93,7 +92,7 @@ async def test_no_secret_on_the_page(page, metrics):
     metrics.book(exchange())
     text, _ = await page.scrape("")
     assert b"canary" not in text
-    assert exchange().caller.id.encode() not in text
+    assert CALLER.id.encode() not in text
 
 
 @pytest.mark.parametrize(
@@ -129,10 +128,9 @@ class Gate:
         return []
 
 
-async def test_the_page_is_made_off_the_loop_and_shared_by_all_who_wait(metrics, clock):
-    gate, registry = Gate(), CollectorRegistry()
-    registry.register(gate)
-    page = MetricsPage(metrics, registry, clock)
+async def test_the_page_is_made_off_the_loop_and_shared_by_all_who_wait(page, metrics, clock):
+    gate = Gate()
+    metrics.registry.register(gate)
     waiting = [asyncio.create_task(page.scrape("")) for _ in range(20)]
     while not gate.threads:
         await asyncio.sleep(0)  # the loop runs on: it is another thread that waits
@@ -145,10 +143,9 @@ async def test_the_page_is_made_off_the_loop_and_shared_by_all_who_wait(metrics,
     assert gate.threads[0] != threading.get_ident()
 
 
-async def test_who_leaves_early_takes_the_page_from_nobody(metrics, clock):
-    gate, registry = Gate(), CollectorRegistry()
-    registry.register(gate)
-    page = MetricsPage(metrics, registry, clock)
+async def test_who_leaves_early_takes_the_page_from_nobody(page, metrics):
+    gate = Gate()
+    metrics.registry.register(gate)
     leaves, stays = (asyncio.create_task(page.scrape("")) for _ in range(2))
     while not gate.threads:
         await asyncio.sleep(0)
@@ -168,17 +165,15 @@ async def test_a_page_serves_for_a_second(page, metrics, clock):
     assert b'code="200"' in (await page.scrape(""))[0]
 
 
-async def test_a_page_that_failed_is_tried_again(metrics, clock):
+async def test_a_page_that_failed_is_tried_again(page, metrics, clock):
     class Broken:
         def collect(self):
             raise RuntimeError("broken")
 
-    registry = CollectorRegistry()
     broken = Broken()
-    registry.register(broken)
-    page = MetricsPage(metrics, registry, clock)
+    metrics.registry.register(broken)
     with pytest.raises(RuntimeError):
         await page.scrape("")
-    registry.unregister(broken)
+    metrics.registry.unregister(broken)
     clock.seconds += scrape.FRESH
     assert b"gateway_build_info" in (await page.scrape(""))[0]

@@ -147,7 +147,7 @@ class Answer:
             self.abort()
             return
         if self._chunked:
-            self._writer.push(b"0\r\n\r\n")
+            self._writer.hold(b"0\r\n\r\n")
         self._end()
 
     def abort(self) -> None:
@@ -166,9 +166,9 @@ class Answer:
         if self._done:
             return
         writer = self._writer
-        writer.push(self._head(status, headers, len(body)))
+        writer.hold(self._head(status, headers, len(body)))
         if body and not self._bodiless and not self._wire.gone:
-            writer.push(body)
+            writer.hold(body)
             self.bytes_out = len(body)
         self._end()
 
@@ -179,7 +179,7 @@ class Answer:
         self._started = True
         self._last = not self._wire.persistent
         if not self._wire.gone:
-            self._writer.push(data)
+            self._writer.hold(data)
             self.bytes_out = len(data) - (data.find(b"\r\n\r\n") + 4)
         self._end()
 

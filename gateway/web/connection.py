@@ -74,7 +74,7 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plane = self._plane
         self._transport = cast("asyncio.Transport", transport)
-        self._writer = Writer(self._transport, plane.loop)
+        self._writer = Writer(self._transport, plane.flusher)
         self._deadlines = Deadlines(
             plane.loop,
             plane.clock,
@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
         if self._parser.expect_continue and answer is not None and body is not None:
             self._parser.expect_continue = False
             if not body.received and not answer.started:
-                self._writer.push(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._writer.hold(b"HTTP/1.1 100 Continue\r\n\r\n")
                 self._writer.flush()
 
     def body_wait(self) -> float:

@@ -26,6 +26,7 @@ from gateway.web.answer import Answer
 from gateway.web.body import Budget
 from gateway.web.connection import Connection
 from gateway.web.parser import Request
+from gateway.web.writer import Flusher
 
 log = logging.getLogger("gateway.web")
 
@@ -56,6 +57,7 @@ class DataPlane:
         self.clock = clock
         self.render = render
         self.loop = loop
+        self.flusher = Flusher(loop)
         self.budget = Budget(settings.body_budget)
         self.draining = False
         self._cap = connection_cap(settings.max_connections)

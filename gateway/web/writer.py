@@ -9,55 +9,69 @@ HIGH_WATER: Final = 64 * 1024  # bytes in the transport's buffer; past it `pause
 JOIN_LIMIT: Final = 64 * 1024  # bytes; more than that is not copied together
 
 
+class Flusher:
+    """Sends at the end of a turn of the loop what was pushed in it: one call for all writers."""
+
+    __slots__ = ("_due", "_loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._due: list[Writer] = []
+
+    def add(self, writer: Writer) -> None:
+        """Flush `writer` soon."""
+        if not self._due:
+            self._loop.call_soon(self._flush)
+        self._due.append(writer)
+
+    def _flush(self) -> None:
+        due, self._due = self._due, []
+        for writer in due:
+            writer.flush()
+
+
 class Writer:
     """The sending half of one transport. Nothing is sent once the transport closes."""
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, transport: asyncio.Transport, flusher: Flusher) -> None:
         transport.set_write_buffer_limits(high=HIGH_WATER)
         self.paused = False  # the transport's buffer is full
         self._transport = transport
-        self._loop = loop
+        self._flusher = flusher
         self._pieces: list[bytes] = []
         self._size = 0
-        self._soon = False
         self._handed = 0  # bytes given to the transport
         self._taken = 0  # bytes that had left it at the last look
         self._taken_at = 0.0
 
     def push(self, data: bytes) -> None:
         """Send `data` together with what else is pushed in this turn of the loop."""
-        self._pieces.append(data)
-        self._size += len(data)
+        if not self._pieces:
+            self._flusher.add(self)
+        self.hold(data)
         if self._size > JOIN_LIMIT:
             self.flush()
-        elif not self._soon:
-            self._soon = True
-            self._loop.call_soon(self._flush_soon)
+
+    def hold(self, data: bytes) -> None:
+        """Keep `data` for a `flush` that comes in this turn for certain."""
+        self._pieces.append(data)
+        self._size += len(data)
 
     def flush(self) -> None:
         """Send now what was pushed."""
         pieces, size = self._pieces, self._size
         if not pieces:
             return
+        self._pieces = []
         self._size = 0
         if self._transport.is_closing():
-            pieces.clear()
             return
         self._handed += size
-        if len(pieces) == 1:
-            self._transport.write(pieces[0])
-        elif size <= JOIN_LIMIT:
-            self._transport.write(b"".join(pieces))
+        if size <= JOIN_LIMIT:
+            self._transport.write(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         else:
-            self._pieces = []  # a write may call back and push
             for piece in pieces:
                 self._transport.write(piece)
-            return
-        pieces.clear()
-
-    def _flush_soon(self) -> None:
-        self._soon = False
-        self.flush()
 
     def unsent(self) -> int:
         """Bytes that wait in the transport."""

@@ -1,0 +1,1 @@
+"""HTTP edges: the data plane, the admin plane, health, and how errors look."""

@@ -206,7 +206,7 @@ def test_all_kinds_of_fault_are_told_at_once_in_the_order_of_lines() -> None:
         upstreams:
           - name: a
             base_url: http://u:p@h/?x
-            models: [gpt-4, 5, "${NO}", true, ""]
+            models: [gpt-4, 5, "${NO}", true, x, ""]
             headers: {Host: x}
           - base_url: ${MISSING}
             delay: 5s
@@ -230,7 +230,7 @@ def test_all_kinds_of_fault_are_told_at_once_in_the_order_of_lines() -> None:
         ["9", "upstreams[0].models[1]"],
         ["9", "upstreams[0].models[2]"],
         ["9", "upstreams[0].models[3]"],
-        ["9", "upstreams[0].models[4]"],  # its own place, though three before it were taken out
+        ["9", "upstreams[0].models[5]"],  # its own place, though three before it were taken out
         ["10", "upstreams[0].headers.Host"],
         ["11", "upstreams[1].base_url"],  # and no word on `delay`: it may be echo:
         ["11", "upstreams[1].name"],

@@ -1,4 +1,4 @@
-"""The file on the disk: reload by change and by SIGHUP; a bad one keeps the old (requirement L5)."""
+"""The file on the disk: reload by change and by SIGHUP; a bad one keeps the old (L5)."""
 
 from __future__ import annotations
 

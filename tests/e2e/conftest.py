@@ -1,10 +1,12 @@
 """The gateway's real process, the scripted upstream's, and clients for both.
 
-`house` is one gateway that most tests share; `start` starts others with what a test needs. After every test
-the shared gateway must be free of tracebacks (B9) and of requests with two access lines (B1).
+`house` is one gateway that most tests share; `start` starts others with what a test needs. After
+every test the shared gateway must be free of tracebacks (B9) and of requests with two access
+lines (B1).
 
-The shared gateway's upstreams, by the model's first word (all but `echo` and `down` are the scripted one):
-    open-*    keyless: takes every caller, sends no credential        (first: also for requests without a model)
+The shared gateway's upstreams, by the model's first word (each but `echo` and `down` is the
+scripted one):
+    open-*    keyless: takes every caller, sends no credential (the first: also for no model)
     own-*     the caller's own token is forwarded
     keyed-*   has a key of its own, not shared
     shared-*  has a key of its own for every caller
@@ -113,7 +115,10 @@ def start(tmp_path: Path, up: Scripted) -> Iterator[Start]:
     with ExitStack() as stack:
 
         def started(
-            config: Mapping[str, Any] | None = None, *args: str, env: Mapping[str, str] | None = None, **server: Any
+            config: Mapping[str, Any] | None = None,
+            *args: str,
+            env: Mapping[str, str] | None = None,
+            **server: Any,
         ) -> Gateway:
             return stack.enter_context(
                 Gateway(tmp_path, config or config_for(up, **server), *args, env=env)

@@ -102,11 +102,15 @@ class Raw:
         if receive_buffer:  # before connect: it decides the window
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(PATIENCE)
-        if source:
-            self.sock.bind((source, 0))
-        self.sock.connect(address)
-        if tls:
-            self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
+        try:
+            if source:
+                self.sock.bind((source, 0))
+            self.sock.connect(address)
+            if tls:
+                self.sock = tls.wrap_socket(self.sock, server_hostname="localhost")
+        except OSError:
+            self.sock.close()
+            raise
         self.buffer = bytearray()
         self.received = 0
 

@@ -1,4 +1,5 @@
-"""Every ending: whoever leaves, breaks or lies, there is one access line with the right outcome (B1-B14)."""
+"""Every ending: whoever leaves, breaks or lies, there is one access line with the right outcome
+(B1-B14)."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from tests.e2e.conftest import Start
 from tests.e2e.process import Gateway
 from tests.e2e.raw import CHAT, Answer, Cut, Events, Raw, chat, request
 from tests.scripted.client import Scripted, Step
@@ -16,6 +18,7 @@ from tests.scripted.replies import (
     CUT,
     DONE,
     GATE,
+    POISON,
     RESET,
     SSE_HEAD,
     STALL,
@@ -39,7 +42,7 @@ def ask(raw: Raw, model: str, *, streaming: bool) -> Answer:
     return raw.ask(CHAT, chat(model, stream=streaming))
 
 
-# The upstream fails before its head -------------------------------------------------------------------
+# The upstream fails before its head ---------------------------------------------------------------
 
 
 @BODIES
@@ -63,8 +66,14 @@ def test_no_head_is_502(
     answer = ask(raw, model, streaming=streaming)
     answer.error(502, "upstream_error")
     line = house.line(id=answer.id)
-    assert (line["status"], line["outcome"], line["error"]) == (502, "upstream_error", "upstream_error")
-    assert len(up.calls(model)) == 1, "a POST that may have been executed is not sent twice"
+    assert (line["status"], line["outcome"], line["error"]) == (
+        502,
+        "upstream_error",
+        "upstream_error",
+    )
+    assert all(call.nth > 0 for call in up.calls(model)[:-1]), (
+        "sent again, and not on a stale connection"
+    )
     assert ask(raw, "echo", streaming=streaming).status == 200, "the client's connection lives on"
 
 
@@ -94,7 +103,7 @@ def test_half_a_head_and_silence_is_504(
     assert house.line(model=model)["outcome"] == "upstream_timeout"
 
 
-# The upstream answers with something else ----------------------------------------------------------------
+# The upstream answers with something else ---------------------------------------------------------
 
 
 @BODIES
@@ -133,7 +142,9 @@ def test_error_status_passes(
 
 
 @BODIES
-def test_redirect_is_never_followed(raw: Raw, house: Gateway, up: Scripted, streaming: bool) -> None:
+def test_redirect_is_never_followed(
+    raw: Raw, house: Gateway, up: Scripted, streaming: bool
+) -> None:
     """K3: a credential does not travel to where an upstream points."""
     target = up.play(reply(completion()))
     model = up.play(reply(b"", "302 Found", [("Location", f"{up.url}/chat/{target}")]))
@@ -153,9 +164,7 @@ def test_json_for_a_stream_request_passes_as_json(raw: Raw, house: Gateway, up: 
     assert (line["outcome"], line["prompt_tokens"]) == ("ok", 11)
 
 
-def test_stream_for_a_json_request_passes_as_stream(
-    raw: Raw, house: Gateway, up: Scripted
-) -> None:
+def test_stream_for_a_json_request_passes_as_stream(raw: Raw, house: Gateway, up: Scripted) -> None:
     """J5, the other way round."""
     model = up.play(stream(hello()))
     answer = ask(raw, model, streaming=False)
@@ -193,16 +202,22 @@ def test_gzip_although_identity_was_asked(
     house.line(id=answer.id)
 
 
-# The upstream fails after its head -----------------------------------------------------------------------
+# The upstream fails after its head ----------------------------------------------------------------
+
+
+def data_of(event: bytes) -> bytes:
+    """The data of an event, as a client reads it: comments are nothing."""
+    lines = [x for x in event.splitlines() if x and not x.startswith(b":")]
+    assert all(x.startswith(b"data: ") for x in lines), event
+    return b"\n".join(x.removeprefix(b"data: ") for x in lines)
 
 
 def in_stream_error(events: list[bytes], code: str) -> dict[str, Any]:
     """The last event is the gateway's error, parsable, and nothing says success after it (B12)."""
     assert DONE not in events
     assert all(e.count(b"\n\n") == 1 for e in events)
-    for parsable in events:
-        json.loads(parsable.removeprefix(b"data: "))
-    said = json.loads(events[-1].removeprefix(b"data: "))["error"]
+    *_, last = [json.loads(data) for event in events if (data := data_of(event))]
+    said = last["error"]
     assert set(said) == {"message", "type", "param", "code"} and said["code"] == code
     return dict(said)
 
@@ -238,9 +253,7 @@ def test_stream_that_breaks_off(
     assert ask(raw, "echo", streaming=False).status == 200
 
 
-def test_stream_that_ends_in_order_but_incomplete(
-    raw: Raw, house: Gateway, up: Scripted
-) -> None:
+def test_stream_that_ends_in_order_but_incomplete(raw: Raw, house: Gateway, up: Scripted) -> None:
     """B11: no terminator and no finish reason is a truncation, however clean the close."""
     model = up.play(stream([delta("Hel")]))
     raw.send(request(CHAT, chat(model, stream=True)))
@@ -272,11 +285,13 @@ def test_stream_that_falls_silent(raw: Raw, house: Gateway, up: Scripted) -> Non
 
 
 def test_garbage_where_a_chunk_should_be(raw: Raw, house: Gateway, up: Scripted) -> None:
-    model = up.play([send(SSE_HEAD + chunk(delta("Hel")) + b"zz\r\nnot a chunk\r\n"), CUT])
+    good = send(SSE_HEAD + chunk(delta("Hel")))
+    model = up.play([good, GATE, send(b"zz\r\nnot a chunk\r\n"), CUT])
     raw.send(request(CHAT, chat(model, stream=True)))
     events = Events(raw)
-    said = events.rest()
-    in_stream_error(said, "upstream_error")
+    assert events.next() == delta("Hel")
+    up.go(model)
+    in_stream_error(events.rest(), "upstream_error")
     assert house.line(id=events.head.id)["outcome"] == "upstream_truncated"
 
 
@@ -321,7 +336,7 @@ def test_json_that_breaks_off(raw: Raw, house: Gateway, up: Scripted, size: int)
     assert house.line(model=model)["outcome"] == "upstream_truncated"
 
 
-# The client leaves ---------------------------------------------------------------------------------------
+# The client leaves --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["close", "reset"])
@@ -407,13 +422,18 @@ def test_client_leaves_between_usage_and_terminator(house: Gateway, up: Scripted
 
 
 def test_client_leaves_in_the_middle_of_its_request(house: Gateway) -> None:
+    trace = "4bf92f3577b34da6a3ce929d0e0e4736"
     with Raw(house.address) as raw:
-        raw.send(request(CHAT, chat("echo"), [("X-Stainless-Retry-Count", "left-early")])[:-5])
-    assert house.line(client_retry="left-early")["outcome"] == "client_disconnect"
+        raw.send(
+            request(CHAT, chat("echo"), [("traceparent", f"00-{trace}-00f067aa0ba902b7-01")])[:-5]
+        )
+    line = house.line(trace=trace)
+    assert (line["status"], line["outcome"]) == (499, "client_disconnect")
 
 
 def test_many_clients_leave_at_every_moment(house: Gateway, up: Scripted) -> None:
-    """B1 over a sweep: after each number of events, one line each, and every upstream socket is free."""
+    """B1 over a sweep: after each number of events, one line each, and every upstream socket is
+    free."""
     events = hello()
     models = []
     for stop in range(len(events)):
@@ -431,39 +451,38 @@ def test_many_clients_leave_at_every_moment(house: Gateway, up: Scripted) -> Non
         assert house.line(model=model)["outcome"] in ("client_disconnect", "ok")
 
 
-# Retries that are safe -----------------------------------------------------------------------------------
+# Retries that are safe ----------------------------------------------------------------------------
 
 
 @BODIES
 def test_stale_pooled_connection_is_retried_once(
-    house: Gateway, up: Scripted, streaming: bool
+    start: Start, up: Scripted, streaming: bool
 ) -> None:
-    """I4: the upstream closed its idle socket just when the next request took it: nobody notices."""
+    """I4: the upstream closed its idle socket just when the next request took it: nobody
+    notices."""
     good: Sequence[Step] = stream(hello()) if streaming else reply(completion())
-    warm, model = up.play([*reply(completion()), ("poison",)]), up.play(good)
+    warm, model = up.play([*reply(completion()), POISON]), up.play(good)
+    house = start()  # a pool with that one connection
     with Raw(house.address) as raw:
-        # The pool may hand out another idle connection than the poisoned one; then there is nothing to see.
         assert ask(raw, warm, streaming=False).status == 200
         answer = ask(raw, model, streaming=streaming)
     assert answer.status == 200
     (seen,) = up.calls(model)
-    poisoned = up.calls(warm)[0].connection
-    assert seen.connection != poisoned
+    assert seen.connection != up.calls(warm)[0].connection and seen.nth == 0
     line = house.line(id=answer.id)
     assert (line["outcome"], line["attempts"]) == ("ok", 2)
 
 
 @BODIES
-def test_reset_after_the_request_was_read_is_not_retried_on_a_fresh_connection(
-    house: Gateway, up: Scripted, streaming: bool
+@pytest.mark.parametrize("ending", [CUT, RESET], ids=["cut", "reset"])
+def test_fresh_connection_is_never_retried(
+    start: Start, up: Scripted, ending: Step, streaming: bool
 ) -> None:
     """B14's sibling: the call may have been executed and billed."""
-    model = up.play([RESET], reply(completion()))
+    model = up.play([ending], reply(completion()))
+    house = start()  # an empty pool
     with Raw(house.address) as raw:
         answer = ask(raw, model, streaming=streaming)
-    calls = up.calls(model)
-    if len(calls) > 1:  # only where the first went out on a pooled connection, before any answer byte
-        assert calls[0].nth > 0 and answer.status == 200
-    else:
-        answer.error(502, "upstream_error")
-    house.line(id=answer.id)
+    answer.error(502, "upstream_error")
+    assert len(up.calls(model)) == 1
+    assert house.line(id=answer.id)["attempts"] == 1

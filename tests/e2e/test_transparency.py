@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -10,11 +11,24 @@ from tests.e2e.conftest import HEADER_SECRET, OWN_TOKEN, PROVIDER_KEY, QUERY_SEC
 from tests.e2e.process import Gateway
 from tests.e2e.raw import CHAT, Events, Raw, chat, request
 from tests.scripted.client import Scripted
-from tests.scripted.replies import DONE, SSE_HEAD, chunk, completion, delta, finish, hello, reply, send, stream
+from tests.scripted.replies import (
+    DONE,
+    SSE_HEAD,
+    chunk,
+    completion,
+    delta,
+    finish,
+    hello,
+    reply,
+    send,
+    stream,
+)
 
-# What a codec would change: order, spaces, escapes, number forms, repeated names below the top level.
+# What a codec would change: order, spaces, escapes, number forms, repeated names below the top
+# level.
 ODD = (
-    b'{ "zeta":1 ,"model" : "%s","messages":[{"role":"user","content":"\\u4f60\\u597d \xe4\xb8\x96"}],\r\n'
+    b'{ "zeta":1 ,"model" : "%s","messages":[{"role":"user",'
+    b'"content":"\\u4f60\\u597d \xe4\xb8\x96"}],\r\n'
     b'\t"unknown":{"b":1,"a":1.0,"a2":1e2,"big":123456789012345678901234567890,"b2":-0.0,"x":1,"x":2},'
     b'"temperature":0.60,"nan":NaN,"n":null } '
 )
@@ -31,7 +45,8 @@ def test_request_body_is_untouched(house: Gateway, raw: Raw, up: Scripted, prefi
 
 
 def test_injected_usage_is_the_only_edit(raw: Raw, up: Scripted) -> None:
-    """A1: a stream that lacks it gets `stream_options`; what was written stays as it was written."""
+    """A1: a stream that lacks it gets `stream_options`; what was written stays as it was
+    written."""
     model = up.play(stream(hello()))
     body = ODD.replace(b'"n":null', b'"stream":true,"n":null') % model.encode()
     assert raw.ask(CHAT, body).status == 200
@@ -63,7 +78,9 @@ def test_response_body_is_untouched(raw: Raw, up: Scripted) -> None:
     """K1, the other way."""
     model = up.play([], [])
     body = ODD % b"anything"
-    up.play(reply(body, headers=[("x-odd", "1")], kind="application/json; charset=UTF-8"), name=model)
+    up.play(
+        reply(body, headers=[("x-odd", "1")], kind="application/json; charset=UTF-8"), name=model
+    )
     answer = raw.ask(CHAT, chat(model))
     assert answer.body == body
     assert answer.header("content-type") == "application/json; charset=UTF-8"
@@ -74,7 +91,9 @@ def test_response_without_length(raw: Raw, up: Scripted) -> None:
     """A JSON answer in chunks arrives as the same bytes."""
     body = json.dumps(completion("x" * 700_000)).encode()
     parts = [chunk(body[i : i + 100_000]) for i in range(0, len(body), 100_000)]
-    start = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    start = (
+        b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
     model = up.play([send(start + b"".join(parts) + chunk(b""))])
     assert raw.ask(CHAT, chat(model)).body == body
 
@@ -84,14 +103,16 @@ def test_response_that_ends_with_the_connection(raw: Raw, up: Scripted) -> None:
     body = json.dumps(completion()).encode()
     model = up.play(
         [send(b"HTTP/1.0 200 OK\r\nContent-Type: application/json\r\n\r\n" + body), ("cut",)],
-        [send(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + b"".join(hello(usage=False))), ("cut",)],
+        [send(b"HTTP/1.0 200 OK\r\nContent-Type: text/event-stream\r\n\r\n"),
+         send(b"".join(hello(usage=False))), ("cut",)],
     )  # fmt: skip
     assert raw.ask(CHAT, chat(model)).body == body
     assert raw.ask(CHAT, chat(model, stream=True)).body == b"".join(hello(usage=False))
 
 
 def test_each_event_arrives_before_the_next_is_sent(raw: Raw, house: Gateway, up: Scripted) -> None:
-    """J4: nothing is held back. The upstream sends event k+1 only when the test has read event k."""
+    """J4: nothing is held back. The upstream sends event k+1 only when the test has read event
+    k."""
     events = [delta(f"{n}") for n in range(5)]
     model = up.play(stream([*events, finish(), DONE], paced=True))
     raw.send(request(CHAT, chat(model, stream=True)))
@@ -131,7 +152,7 @@ def test_characters_split_at_each_byte(raw: Raw, up: Scripted, cut: int) -> None
     assert raw.ask(CHAT, chat(model, stream=True)).body == said + finish() + DONE
 
 
-# Headers ---------------------------------------------------------------------------------------------
+# Headers ------------------------------------------------------------------------------------------
 
 
 def test_headers_to_the_client(raw: Raw, house: Gateway, up: Scripted) -> None:
@@ -166,7 +187,15 @@ def test_headers_to_the_client(raw: Raw, house: Gateway, up: Scripted) -> None:
     answer = raw.ask(CHAT, chat(model))
     for name, value in passed.items():
         assert [v for k, v in answer.headers if k.lower() == name] == [value], name
-    gone = {"set-cookie", "alt-svc", "x-hop", "keep-alive", "proxy-authenticate", "trailer", "upgrade"}
+    gone = {
+        "set-cookie",
+        "alt-svc",
+        "x-hop",
+        "keep-alive",
+        "proxy-authenticate",
+        "trailer",
+        "upgrade",
+    }
     assert not gone & answer.names
     assert answer.header("server") != "cloudflare"
     assert [v for k, v in answer.headers if k.lower() == "cache-control"] == [
@@ -262,12 +291,12 @@ def test_api_key_header_is_a_credential(raw: Raw, up: Scripted) -> None:
 def test_body_cannot_choose_the_upstream(raw: Raw, up: Scripted) -> None:
     """N4: `api_base` and its kin are members like any other."""
     model = up.play(reply(completion()))
-    more = {"api_base": "http://127.0.0.1:1", "base_url": "http://127.0.0.1:1", "api_key": "x"}
+    more: Any = {"api_base": "http://127.0.0.1:1", "base_url": "http://127.0.0.1:1", "api_key": "x"}
     assert raw.ask(CHAT, chat(model, **more)).status == 200
     assert up.wait(model, "ended").json() == chat(model, **more)
 
 
-# Other paths -----------------------------------------------------------------------------------------
+# Other paths --------------------------------------------------------------------------------------
 
 
 def test_other_paths_are_relayed(raw: Raw, house: Gateway, up: Scripted) -> None:
@@ -295,7 +324,9 @@ def test_own_key_relays_listed_paths_only(raw: Raw, house: Gateway, up: Scripted
     assert up.wait(model, "ended").target.startswith("/v1/embeddings?")
 
 
-@pytest.mark.parametrize("path", ["/chat/completions", "/v1//chat/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize(
+    "path", ["/chat/completions", "/v1//chat/completions", "/v1/chat/completions"]
+)
 def test_base_urls_that_people_write(raw: Raw, up: Scripted, path: str) -> None:
     model = up.play(reply(completion()))
     assert raw.ask(path, chat(model)).status == 200

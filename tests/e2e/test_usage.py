@@ -1,4 +1,5 @@
-"""Usage on every answer, however it is framed, placed or mangled, and never at the cost of the client's bytes (A1-A11)."""
+"""Usage on every answer, however it is framed, placed or mangled, and never at the cost of the
+client's bytes (A1-A11)."""
 
 from __future__ import annotations
 
@@ -120,7 +121,8 @@ def test_details_are_booked(raw: Raw, house: Gateway, up: Scripted) -> None:
 @pytest.mark.parametrize(
     "odd",
     [
-        "many", 7, [], True, {"prompt_tokens": "x"}, {"prompt_tokens": -1, "completion_tokens": 1.5},
+        "many", 7, [], True, {"prompt_tokens": "x"},
+        {"prompt_tokens": -1, "completion_tokens": 1.5},
         {"prompt_tokens": 10**400}, {"prompt_tokens": None}, {"prompt_tokens_details": 3},
     ],
 )  # fmt: skip

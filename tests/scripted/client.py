@@ -101,7 +101,8 @@ class Scripted:
         return reply
 
     def play(self, *calls: Sequence[Step], prefix: str = "open", name: str = "") -> str:
-        """Put up a script (one list of steps for each call in turn); its name is a fresh model's."""
+        """Put up a script (one list of steps for each call in turn); its name is a fresh
+        model's."""
         name = name or f"{prefix}-{next(self._numbers)}"
         coded = [[_coded(step) for step in steps] for steps in calls]
         self._ask("play", name=name, calls=coded)
@@ -111,12 +112,12 @@ class Scripted:
         """Let the script past its next gate."""
         self._ask("go", name=name, times=times)
 
-    def wait(
-        self, name: str, what: str, index: int = 0, *, least: int = 0, timeout: float = PATIENCE
-    ) -> Seen:
+    def wait(self, name: str, what: str, index: int = 0, *, least: int = 0) -> Seen:
         """Wait for a call: `head`, `body`, `received`, `sent` (`least` bytes) or `ended`."""
-        reply = self._ask("wait", name=name, index=index, what=what, least=least, timeout=timeout)
-        assert "call" in reply, f"the upstream never saw {what!r} of call {index} to {name}: {reply}"
+        reply = self._ask("wait", name=name, index=index, what=what, least=least, patience=PATIENCE)
+        assert "call" in reply, (
+            f"the upstream never saw {what!r} of call {index} to {name}: {reply}"
+        )
         return _seen(reply["call"])
 
     def calls(self, name: str) -> list[Seen]:
@@ -128,7 +129,7 @@ class Scripted:
 
     def idle(self) -> int:
         """Wait until every connection is closed; the number there have been."""
-        reply = self._ask("idle", timeout=PATIENCE)
+        reply = self._ask("idle", patience=PATIENCE)
         assert "total" in reply, f"connections are left open: {reply}"
         return int(reply["total"])
 

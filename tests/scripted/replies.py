@@ -82,7 +82,9 @@ def event(**members: Any) -> bytes:
 
 
 def delta(text: str, **members: Any) -> bytes:
-    return event(choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}], **members)
+    return event(
+        choices=[{"index": 0, "delta": {"content": text}, "finish_reason": None}], **members
+    )
 
 
 def finish(reason: str = "stop", **members: Any) -> bytes:
@@ -113,7 +115,8 @@ SSE_HEAD = head(
 def stream(
     events: Sequence[bytes], *, paced: bool = False, close: bool = True, headers: HeaderPairs = ()
 ) -> list[Step]:
-    """An SSE answer, a chunk for each event; `paced`: a gate before each; `close`: ended in order."""
+    """An SSE answer, a chunk for each event; `paced`: a gate before each; `close`: ended in
+    order."""
     first = SSE_HEAD[:-2] + head(headers=headers).partition(b"\r\n")[2]
     steps = [send(first)]
     for data in events:

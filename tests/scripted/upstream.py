@@ -1,4 +1,5 @@
-"""An upstream that does what a script says, in a process of its own: it cuts, stalls, lies, and notes all it sees.
+"""An upstream that does what a script says, in a process of its own: it cuts, stalls, lies, and
+notes all it sees.
 
 Rule of this file: standard library only, and no idea of HTTP beyond reading a request; the answer's
 bytes are the test's. It speaks raw sockets, so that it may do what no honest server would.
@@ -10,7 +11,7 @@ script (the last one again when there are no more). Steps, as JSON arrays:
     ["send", BASE64]           these bytes, exactly; on the wire when the step ends
     ["bulk", BASE64, COUNT]    the same bytes COUNT times, with back-pressure
     ["gate"]                   wait until the test says `go` once more
-    ["body"]                   read the request's body here (a script without it: before its first step)
+    ["body"]                   read the request's body here (without it: before the first step)
     ["take", N]                read N bytes of the body, and no more for now
     ["echo"]                   a JSON completion whose content is the last message's
     ["cut"]  ["reset"]         close the socket: in order, or with RST
@@ -36,7 +37,8 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-KEPT = 2 << 20  # bytes of a request's body that are kept for the test to see
+KEPT = 64 << 20  # bytes of a request's body that are kept
+SHOWN = 4 << 20  # of which the test is shown
 HEAD_LIMIT = 1 << 20
 PIECE = 1 << 18
 
@@ -65,7 +67,7 @@ class Call:
 
     def report(self) -> dict[str, Any]:
         line, *fields = self.head.decode("latin-1").split("\r\n")
-        method, target, version = (line.split(" ", 2) + ["", ""])[:3]
+        method, target, version = [*line.split(" ", 2), "", ""][:3]
         pairs = [f.partition(":") for f in fields if f]
         return {
             "name": self.name,
@@ -76,7 +78,7 @@ class Call:
             "version": version,
             "headers": [[k, v.strip(" \t")] for k, _, v in pairs],
             "head": base64.b64encode(self.head).decode(),
-            "body": base64.b64encode(bytes(self.body)).decode(),
+            "body": base64.b64encode(bytes(self.body[:SHOWN])).decode(),
             "length": self.length,
             "sha256": self.digest.hexdigest(),
             "whole": self.whole,
@@ -331,9 +333,8 @@ class Connection:
 
 
 def answer(status: str, body: bytes) -> bytes:
-    return (
-        f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-    ).encode() + body
+    fields = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n"
+    return f"HTTP/1.1 {status}\r\n{fields}\r\n".encode() + body
 
 
 def plain(status: str, body: bytes) -> Steps:
@@ -386,7 +387,7 @@ class Control:
         return {}
 
     async def do_wait(
-        self, name: str, index: int, what: str, least: int, timeout: float
+        self, name: str, index: int, what: str, least: int, patience: float
     ) -> dict[str, Any]:
         """Wait for a call to be there (`head`), to have its `body`, at least `least` bytes
         `received` or `sent`, or to have `ended`."""
@@ -405,7 +406,7 @@ class Control:
             }[what]
 
         try:
-            await asyncio.wait_for(self.stage.until(reached), timeout)
+            await asyncio.wait_for(self.stage.until(reached), patience)
         except TimeoutError:
             return {"timeout": True, "calls": [c.report() for c in self.stage.calls[name]]}
         return {"call": self.stage.calls[name][index].report()}
@@ -418,11 +419,11 @@ class Control:
         """All calls that no script was there for."""
         return {"calls": [c.report() for c in self.stage.unscripted]}
 
-    async def do_idle(self, timeout: float) -> dict[str, Any]:
+    async def do_idle(self, patience: float) -> dict[str, Any]:
         """Wait until no connection is open."""
         try:
             await asyncio.wait_for(
-                self.stage.until(lambda: not self.stage.open_connections), timeout
+                self.stage.until(lambda: not self.stage.open_connections), patience
             )
         except TimeoutError:
             return {"timeout": True, "open": self.stage.open_connections}

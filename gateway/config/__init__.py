@@ -8,7 +8,7 @@ Behind this door, in order: sections (what there is), units, document (YAML with
 from gateway.config.addresses import is_loopback, upstream_base
 from gateway.config.checks import warnings
 from gateway.config.document import ConfigError, Fault
-from gateway.config.loader import load, with_overrides
+from gateway.config.loader import as_running, load, with_overrides
 from gateway.config.sections import (
     TLS,
     Admin,
@@ -58,6 +58,7 @@ __all__ = [
     "Size",
     "Timeouts",
     "UpstreamSection",
+    "as_running",
     "format_duration",
     "format_size",
     "is_loopback",

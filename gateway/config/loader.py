@@ -27,6 +27,7 @@ from gateway.config.document import (
 from gateway.config.environment import Environment, expand
 from gateway.config.sections import Config, Secret
 from gateway.config.structure import BaseValidationError, problems, structure
+from gateway.config.view import RESTART
 
 Told = tuple[Place, str]
 
@@ -155,10 +156,28 @@ def with_overrides(
     )
     admin = evolve(config.admin, port=config.admin.port if admin_port is None else admin_port)
     merged = evolve(config, server=server, admin=admin, data=config.data if data is None else data)
-    faults = [
-        Fault(spell(finding.way), None, finding.message, "command line")
-        for finding in check(merged)
-    ]
+    return _checked(merged, "command line")
+
+
+def as_running(running: Config, new: Config) -> Config:
+    """`new` as a running process can hold it: what needs a restart (RESTART) stays as it is.
+
+    ConfigError if that mixture breaks a rule: a file that names a loopback host does not make a
+    socket private that is open to all, so what is refused there is refused here.
+    """
+    merged = new
+    for path in RESTART:
+        section, _, name = path.rpartition(".")
+        if not section:
+            merged = evolve(merged, **{name: getattr(running, name)})
+            continue
+        kept = {name: getattr(getattr(running, section), name)}
+        merged = evolve(merged, **{section: evolve(getattr(merged, section), **kept)})
+    return _checked(merged, "until a restart")
+
+
+def _checked(config: Config, source: str) -> Config:
+    faults = [Fault(spell(finding.way), None, finding.message, source) for finding in check(config)]
     if faults:
         raise ConfigError(faults)
-    return merged
+    return config

@@ -10,6 +10,7 @@ from gateway.config import (
     ConfigError,
     Duration,
     UpstreamSection,
+    as_running,
     load,
     masked,
     reloadable,
@@ -300,6 +301,23 @@ def test_a_reload_says_what_needs_a_restart() -> None:
     new = evolve(old, server=server, admin=admin, data="/x", upstreams=old.upstreams[:1])
     assert reloadable(old, new) == ["server.host", "server.port", "admin.tls", "data"]
     assert reloadable(old, evolve(old, upstreams=old.upstreams[:1])) == []
+
+
+def test_a_running_process_keeps_what_needs_a_restart() -> None:
+    server = evolve(Config().server, host="0.0.0.0", port=9000)
+    running = evolve(Config(), server=server, data="/x")
+    new = load("server: {slow_reader: 5s, port: 1}\nadmin: {port: 2}", {}, open_nothing)
+    merged = as_running(running, new)
+    assert reloadable(running, merged) == []
+    assert merged.server.slow_reader == 5.0
+
+
+def test_a_file_cannot_make_an_open_socket_private() -> None:
+    """The keyless upstream would be anyone's: the socket is bound beyond loopback until a restart."""
+    running = evolve(Config(), server=evolve(Config().server, host="0.0.0.0"))
+    new = load("server: {host: 127.0.0.1}\n" + KEYLESS, {}, open_nothing)
+    with pytest.raises(ConfigError, match=r"^until a restart: upstreams\[0\]\.auth: needs no key"):
+        as_running(running, new)
 
 
 def test_the_masked_view_is_written_as_the_file_is() -> None:

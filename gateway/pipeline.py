@@ -17,10 +17,19 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from msgspec.json import encode
 
+from gateway.answers import (
+    Peeked,
+    header,
+    is_whole,
+    observer,
+    read_start,
+    refuse_cut,
+    refuse_html,
+)
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -28,10 +37,8 @@ from gateway.errors import (
     RequestLoop,
     UnknownURL,
     UnsupportedEncoding,
-    UpstreamCut,
-    UpstreamError,
 )
-from gateway.exchange import CacheState, Caller, HeaderList, Outcome, Summary
+from gateway.exchange import CacheState, Caller, HeaderList, Outcome
 from gateway.flight import Flight, Head, Leash, Reader
 from gateway.ports import (
     Ask,
@@ -48,7 +55,7 @@ from gateway.ports import (
 from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.rules import choose, is_loop
 from gateway.wire.chat import ChatRequest, read_chat, read_model, with_model, with_usage
-from gateway.wire.observe import BlindObserver, Form, Observer, observer_for
+from gateway.wire.observe import Form
 
 log = logging.getLogger("gateway.pipeline")
 
@@ -224,8 +231,8 @@ class Pipeline:
             with leash:
                 await self._fly(trip, flight, leash, upstream, call, request)
         except ClientGone:
-            # Who has the finish and the usage has the answer: leaving before [DONE] is no loss (B4).
-            if reader.behind or not _is_whole(trip.summary):
+            # Who has the finish and the usage has the answer: [DONE] alone is no loss (B4).
+            if reader.behind or not is_whole(trip.summary):
                 raise
         finally:
             self.house.flights.discard(leash)
@@ -246,20 +253,20 @@ class Pipeline:
         clock = self.house.clock
         leash.check()
         reply = await self._call(trip, upstream, call, request)
-        observer = trip.observer = _observer(reply, call, request)
+        watcher = trip.observer = observer(reply, call, request)
         try:
             if request is not None and reply.status == 200:
-                _refuse_html(reply, upstream)
-            trip.upstream_request_id = _header(reply.headers, "x-request-id") or None
+                refuse_html(reply, upstream)
+            trip.upstream_request_id = header(reply.headers, "x-request-id") or None
             await flight.fly(
-                reply, observer, leash, clock, lambda: trip.mark("first_token", clock.monotonic())
+                reply, watcher, leash, clock, lambda: trip.mark("first_token", clock.monotonic())
             )
             trip.mark("last_byte", clock.monotonic())
         finally:
             reply.close()
-            trip.summary = observer.summary()
+            trip.summary = watcher.summary()
         if request is not None and reply.status == 200:
-            _refuse_cut(trip.summary, upstream, streamed=observer.form is Form.STREAM)
+            refuse_cut(trip.summary, upstream, streamed=watcher.form is Form.STREAM)
 
     async def _call(
         self, trip: Trip, upstream: Upstream, call: Call, request: ChatRequest | None
@@ -280,7 +287,7 @@ class Pipeline:
         if reply.status != 400:
             return reply
         try:
-            refusal = await _read_start(reply, REFUSAL)
+            refusal = await read_start(reply, REFUSAL)
         except BaseException:
             reply.close()
             raise
@@ -311,7 +318,7 @@ class Pipeline:
         kept = [(name, value) for name, value in head.headers if name not in taken]
         if any(name == "x-request-id" for name, _ in kept):
             own = [pair for pair in own if pair[0] != "x-request-id"]
-        if _header(kept, "content-type").startswith("text/event-stream"):
+        if header(kept, "content-type").startswith("text/event-stream"):
             own.append(("x-accel-buffering", "no"))
         return kept + own
 
@@ -367,61 +374,5 @@ class Pipeline:
         return await asyncio.get_running_loop().run_in_executor(self.house.workers, work, body)
 
 
-@dataclass(slots=True)
-class Peeked:
-    """A reply whose first bytes were read already; `read` gives them once more."""
-
-    reply: Reply
-    start: bytes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reply, name)
-
-    async def read(self) -> bytes:
-        """The bytes that were looked at, then the rest."""
-        start, self.start = self.start, b""
-        return start or await self.reply.read()
-
-
-async def _read_start(reply: Reply, limit: int) -> bytes:
-    start = b""
-    while len(start) < limit and (data := await reply.read()):
-        start += data
-    return start
-
-
-def _header(headers: HeaderList, name: str) -> str:
-    return next((value for key, value in headers if key == name), "")
-
-
-def _observer(reply: Reply, call: Call, request: ChatRequest | None) -> Observer:
-    if reply.encoded:
-        return BlindObserver()
-    content_type = _header(reply.headers, "content-type")
-    return observer_for(content_type, call.path, request.n if request is not None else 1)
-
-
 def _is_plain(ask: Ask) -> bool:
     return (ask.header("content-encoding") or "identity").lower() == "identity"
-
-
-def _is_whole(summary: Summary | None) -> bool:
-    return summary is not None and summary.usage is not None and bool(summary.finish_reasons)
-
-
-def _refuse_html(reply: Reply, upstream: Upstream) -> None:
-    """A 200 with a web page is somebody's login or error page, not an answer."""
-    if _header(reply.headers, "content-type").lower().startswith("text/html"):
-        raise UpstreamError(
-            f"Upstream '{upstream.name}' answered with a web page instead of a completion. "
-            "Is its base_url right?"
-        )
-
-
-def _refuse_cut(summary: Summary, upstream: Upstream, *, streamed: bool) -> None:
-    """A stream that ended without its terminator looks like success to a client; say that it is
-    not (B11)."""
-    if streamed and not summary.complete and not summary.error:
-        raise UpstreamCut(
-            f"Upstream '{upstream.name}' ended its stream before the answer was complete."
-        )

@@ -220,7 +220,9 @@ class FakeSink:
         return self.exchanges[0]
 
 
-def ask(data: bytes = b"", *, path: str = "chat/completions", method: str = "POST", **more: Any) -> Ask:
+def ask(
+    data: bytes = b"", *, path: str = "chat/completions", method: str = "POST", **more: Any
+) -> Ask:
     """A request; `headers` are lower case."""
     body = more.pop("body", None) or FakeBody(data)
     headers = more.pop("headers", [("content-type", "application/json")])

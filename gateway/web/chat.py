@@ -40,10 +40,7 @@ ENDPOINTS = frozenset(
 # What clients with a base URL that lacks /v1 ask for.
 BARE = frozenset({CHAT, "completions", "embeddings", "models", "moderations", "responses"})
 
-_EXPOSED = (
-    "X-Gateway-Request-Id, X-Gateway-Cache, X-Gateway-Cache-Key, X-Gateway-Cache-TTL, "
-    "X-Gateway-Saved-Tokens, X-Gateway-Clamped, X-Request-Id"
-)
+_EXPOSED = "X-Gateway-Request-Id, X-Gateway-Cache, X-Request-Id, Retry-After"
 
 
 @dataclass(slots=True)

@@ -313,7 +313,7 @@ def test_a_running_process_keeps_what_needs_a_restart() -> None:
 
 
 def test_a_file_cannot_make_an_open_socket_private() -> None:
-    """The keyless upstream would be anyone's: the socket is bound beyond loopback until a restart."""
+    """The socket is bound beyond loopback until a restart: anyone could use the upstream."""
     running = evolve(Config(), server=evolve(Config().server, host="0.0.0.0"))
     new = load("server: {host: 127.0.0.1}\n" + KEYLESS, {}, open_nothing)
     with pytest.raises(ConfigError, match=r"^until a restart: upstreams\[0\]\.auth: needs no key"):

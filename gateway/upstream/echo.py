@@ -1,7 +1,7 @@
 """The built-in model `echo`: an upstream without a network, for a first answer without any key.
 
 Deterministic: the same request gets the same bytes, `id` included (a hash of the body without
-`stream` and `stream_options`; `created` is a constant). It says the last user message again, so that
+`stream` and `stream_options`; `created` is a constant). It says the last user message again, so
 every client feature can be tried: `response_format` gives the JSON object {"echo": text},
 `tool_choice` required or named gives a call with the arguments {"text": text}.
 
@@ -38,6 +38,7 @@ from gateway.upstream.stats import Stats, status_class
 CREATED = 1_700_000_000  # seconds since the epoch; a clock would make equal requests differ
 BODY_LIMIT = 64 * 1024 * 1024
 MAX_CHOICES = 128
+STREAM = "text/event-stream; charset=utf-8"
 
 _PIECE = re.compile(r"\s*(?:[A-Za-z0-9_]+|\S)")
 
@@ -99,12 +100,13 @@ class EchoUpstream:
         """The answer; bad requests get OpenAI's own errors, as from any upstream."""
         call.times.sent = call.times.connected = self._clock.monotonic()
         body = await _whole(call)
+        status = 200
+        chunks: bytes | Stream
         try:
-            status, kind, chunks = 200, "application/json", self._answer(call, body)
-            if isinstance(chunks, Stream):
-                kind = "text/event-stream; charset=utf-8"
+            chunks = self._answer(call, body)
         except GatewayError as refusal:
             status, chunks = refusal.status, _dump(refusal.body())
+        kind = STREAM if isinstance(chunks, Stream) else "application/json"
         call.times.first_byte = self._clock.monotonic()
         self.stats.attempts += 1
         self.stats.in_flight += 1

@@ -16,9 +16,9 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from urllib.parse import unquote, urlsplit
-from urllib.request import (
+from urllib.request import (  # type: ignore[attr-defined]  # typeshed lacks the second
     getproxies_environment,
-    proxy_bypass_environment,  # type: ignore[attr-defined]  # missing in typeshed
+    proxy_bypass_environment,
 )
 
 import aiohttp
@@ -108,8 +108,8 @@ class Wire(ResponseHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._attempt is not None:
             self._attempt.reset = exc is not None
-        self._rest(False)
         super().connection_lost(exc)
+        self._rest(False)  # after it: a body that ends here ends its request there
 
 
 class Pool(aiohttp.TCPConnector):
@@ -125,7 +125,10 @@ class Pool(aiohttp.TCPConnector):
         )
         self.clock = clock
         self.idle = 0
-        self._factory = functools.partial[ResponseHandler](Wire, loop=self._loop, pool=self)
+        self._factory = functools.partial(self._wire)
+
+    def _wire(self) -> ResponseHandler:
+        return Wire(self._loop, self)
 
     async def connect(
         self,

@@ -134,7 +134,7 @@ def access(section: UpstreamSection) -> Access:
 
 
 def choose(upstreams: Sequence[Upstream], model: str | None, kind: CallerKind) -> Upstream:
-    """The first upstream that serves `model` (None: the first that is not `echo:`) and accepts `kind`.
+    """The first upstream that serves `model` (None: that is not `echo:`) and accepts `kind`.
 
     ModelNotFound, UnknownURL: nobody serves it. UpstreamNotAllowed: somebody does, not this caller.
     """
@@ -174,8 +174,8 @@ def check_method(method: str) -> None:
 
 
 def safe_path(path: str) -> bool:
-    """No way out of the upstream's base path: no dot segments, encoded slashes, backslashes, controls,
-    nor any of them behind more layers of percent-encoding."""
+    """No way out of the upstream's base path: no dot segments, encoded slashes, backslashes or
+    controls, also not behind more layers of percent-encoding."""
     if _PATH.fullmatch(path) is None:
         return False
     raw = path.encode("ascii")
@@ -233,8 +233,8 @@ HOP_BY_HOP = frozenset({
     "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
 })  # fmt: skip
 
-# What a client may say to an upstream; all else stays here. Left out on purpose: credentials, cookies,
-# X-Forwarded-* (K3), x-request-id (ours answers for it), accept-language (says who asks).
+# What a client may say to an upstream; all else stays here. Left out on purpose: credentials,
+# cookies, X-Forwarded-* (K3), x-request-id (ours answers for it), accept-language (says who asks).
 # `x-title` and `http-referer` name an app to OpenRouter; `range` resumes the download of a file.
 FORWARDED = frozenset({
     "accept", "content-type", "user-agent", "idempotency-key", "x-client-request-id", "traceparent",
@@ -260,8 +260,10 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 
 
 def sendable(value: str) -> str | None:
-    """A latin-1 value in the form that aiohttp, which writes UTF-8, sends as the same bytes; None where
-    it cannot, or where a control byte is inside (RFC 9110 section 5.5)."""
+    """A latin-1 value in the form that aiohttp, which writes UTF-8, sends as the same bytes.
+
+    None where it cannot, or where a control byte is inside (RFC 9110 section 5.5).
+    """
     if value.isascii():
         return None if _CONTROL.search(value) else value
     try:
@@ -274,7 +276,7 @@ def sendable(value: str) -> str | None:
 def request_headers(
     headers: HeaderList, caller: Caller, access: Access, configured: HeaderList, via: str
 ) -> HeaderList:
-    """What goes upstream: what the client may say, the credential, ours; what is configured wins."""
+    """What goes upstream: what the client may say, the credential, ours; configured ones win."""
     dropped = _named_in_connection(headers)
     dropped.update(name for name, _ in configured)
     if not access.forwards(caller):

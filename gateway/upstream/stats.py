@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 class Stats:
     """Counters since the start, and gauges of now.
 
-    Each ended call is in `outcomes` once: 2xx, 3xx, 4xx, 429, 5xx, timeout, connect_error, error, cut,
-    abandoned (let go before its end).
+    Each ended call is in `outcomes` once: 2xx, 3xx, 4xx, 429, 5xx, timeout, connect_error, error,
+    cut, abandoned (let go before its end).
     """
 
     in_flight: int = 0  # gauge: calls that hold a connection, or are getting one

@@ -123,7 +123,7 @@ def test_a5_each_framing_cut_at_every_byte_gives_the_same_summary_and_bytes(fram
     stream = FRAMINGS[framing]
     whole = StreamObserver()
     shown = visible(watch(whole, [stream]))
-    assert b"[DONE]\n" not in shown
+    assert not shown.rstrip().endswith(b"[DONE]")
     assert whole.summary() == EXPECTED
     for cut in range(len(stream) + 1):
         observer = StreamObserver()
@@ -162,6 +162,24 @@ def test_a5_unparsed_events_are_counted_like_parsed_ones():
         observer = StreamObserver()
         watch(observer, [sse(CHUNKS[1]), *parts, STREAM])
         assert observer.summary().events == 8 + 6
+
+
+def test_a5_a_name_and_its_value_on_two_data_lines_are_found():
+    """Past the first content too, where most events are not parsed."""
+    event = b'data: {"choices":[],"usage"\ndata: :{"prompt_tokens":1}}\n\n'
+    observer = StreamObserver()
+    watch(observer, [sse(CHUNKS[1]), event])
+    assert figures(observer.summary().usage) == (1, 0, 0, 0)
+
+
+@pytest.mark.parametrize("end", [b"", b"\n", b"\r", b"\r\n"])
+def test_a6_the_last_event_counts_without_its_blank_line(end):
+    observer = StreamObserver()
+    stream = sse(*CHUNKS).rstrip(b"\n") + end
+    pieces = watch(observer, [stream])
+    assert b"".join(pieces) == stream
+    assert type(pieces[-1]) is UsageEvent
+    assert observer.summary() == EXPECTED
 
 
 # Pieces -------------------------------------------------------------------------------------------
@@ -459,9 +477,10 @@ def test_b13_an_error_inside_is_seen_and_passes_unchanged(stream, error):
 # A4, A11: nothing hurts ---------------------------------------------------------------------------
 
 NAMES = (
-    "choices usage delta error finish_reason index text model service_tier role content "
-    "prompt_tokens completion_tokens prompt_tokens_details response x_groq"
-).split()
+    *("choices", "usage", "delta", "error", "finish_reason", "index", "text", "model", "role"),
+    *("service_tier", "content", "prompt_tokens", "completion_tokens", "prompt_tokens_details"),
+    *("response", "x_groq"),
+)
 ODD = st.recursive(
     st.none() | st.booleans() | st.integers(-3, 10**25) | st.floats() | st.text(max_size=5)
     | st.just("\ud800"),
@@ -543,6 +562,11 @@ def test_i2_a_cut_in_an_event_too_large_to_hold_is_told():
     observer.feed(b"data: " + b"x" * 100)
     observer.cut()
     assert observer.torn
+
+
+def test_a_reason_or_model_that_cannot_be_written_is_none():
+    summary = seen(sse(json.dumps(finish(0, "\ud800") | {"model": "m\ud800"}), "[DONE]"))
+    assert (summary.finish_reasons, summary.model) == ((), None)
 
 
 def test_finish_reasons_remembered_are_bounded():

@@ -115,6 +115,13 @@ def test_a_trailing_cr_waits_for_its_lf():
     assert splitter.close() == b"data: 2"
 
 
+@pytest.mark.parametrize(
+    "blank", [b"\n\n", b"\r\n\n", b"\n\r\n", b"\n\r", b"\r\n\r", b"\r\r", b"\r\r\n"]
+)
+def test_line_ends_may_be_mixed(blank):
+    assert payloads(split([b"data: 1" + blank + b"data: 2" + blank])) == [b"1", b"2"]
+
+
 def test_a_chunk_that_is_one_event_is_passed_on_without_a_copy():
     chunk = b'data: {"a":1}\n\n'
     assert sse.Splitter().feed(chunk)[0] is chunk

@@ -39,6 +39,13 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     }
 
 
+class Plain(yaml.SafeDumper):
+    """YAML without anchors, as people write it."""
+
+    def ignore_aliases(self, data: object) -> bool:
+        return True
+
+
 class Lines:
     """What a pipe says, line by line, and a wait for a line to come."""
 
@@ -162,7 +169,7 @@ class Gateway:
             | dict(config.get("server", {})),
         }
         draft = self.config_file.with_suffix(".new")
-        draft.write_text(yaml.safe_dump(config), encoding="utf-8")
+        draft.write_text(yaml.dump(config, Dumper=Plain), encoding="utf-8")
         draft.replace(self.config_file)
 
     def __enter__(self) -> Self:

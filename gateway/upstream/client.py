@@ -133,6 +133,8 @@ class HTTPUpstream:
 
     async def close(self) -> None:
         """Close every connection, those in use too."""
+        if self._pool is not None:
+            self._pool.abort()
         if self._session is not None:
             await self._session.close()
 

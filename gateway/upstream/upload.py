@@ -25,7 +25,7 @@ class Upload:
         self._progress = progress
         self._slices: Iterator[memoryview] | None = None
         self._stream: AsyncIterator[bytes] | None = None
-        if not body:
+        if not body or self.length == 0:
             self.data = self.length = None
         elif isinstance(body, bytes):
             self.length = len(body)

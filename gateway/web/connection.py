@@ -153,6 +153,8 @@ class Connection(asyncio.Protocol):
             return
         if parser.complete:
             self._body.feed_eof()
+            if len(self._rest) <= PIPELINE_LIMIT:
+                self._resume()  # only who reads sees a client leave
         if request is not None:
             assert self._answer is not None
             self._plane.launch(request, self._answer, self._ended)

@@ -189,7 +189,9 @@ async def test_a_flood_of_pipelined_requests_is_not_taken_in(serve: Serve) -> No
         pytest.param(b"GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n", id="two-hosts"),
         pytest.param(b"GET / HTTP/1.0\r\nHost: a\r\nHost: b\r\n\r\n", id="two-hosts-1.0"),
         pytest.param(b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n", id="host-with-space"),
-        pytest.param(b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="te-1.0"),
+        pytest.param(
+            b"POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", id="te-1.0"
+        ),
         pytest.param(
             b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
             id="te-list",
@@ -207,7 +209,9 @@ async def test_a_flood_of_pipelined_requests_is_not_taken_in(serve: Serve) -> No
         ),
         pytest.param(post(b"abc", b"Content-Length: 3"), id="two-lengths"),
         pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: +3\r\n\r\nabc", id="cl-plus"),
-        pytest.param(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc", id="cl-list"),
+        pytest.param(
+            b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3, 3\r\n\r\nabc", id="cl-list"
+        ),
         pytest.param(
             b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999999999999\r\n\r\n",
             id="cl-overflow",
@@ -270,7 +274,11 @@ async def test_a_header_of_32_000_bytes_and_128_headers_pass(serve: Serve) -> No
     async with serve() as plane:
         client = await plane.connect()
         reply = await client.ask(
-            b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 32_000 + b"\r\n" + b"B: c\r\n" * 126 + b"\r\n"
+            b"GET / HTTP/1.1\r\nHost: x\r\nA: "
+            + b"a" * 32_000
+            + b"\r\n"
+            + b"B: c\r\n" * 126
+            + b"\r\n"
         )
         headers = json.loads(reply.body)["headers"]
         assert len(headers) == 128

@@ -20,7 +20,17 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from gateway.clock import SystemClock
-from gateway.config import Config, Fault, UpstreamSection, is_loopback, masked, reloadable, warnings
+from gateway.config import (
+    Config,
+    ConfigError,
+    Fault,
+    UpstreamSection,
+    as_running,
+    is_loopback,
+    masked,
+    reloadable,
+    warnings,
+)
 from gateway.errors import Draining
 from gateway.journal.writer import open_access_log
 from gateway.keys.store import Callers, DataError, load_admin_token, load_pepper, lock_data
@@ -146,6 +156,11 @@ class Gateway:
         """Take a new configuration. What is under way ends with the old one."""
         for path in reloadable(self.config, config):
             say(f"{path} has changed; that takes effect at the next start")
+        try:
+            config = as_running(self.config, config)
+        except ConfigError as error:
+            self._keep(error.faults)
+            return
         before = {name: upstream for name, (_, upstream) in self._built.items()}
         self.house.upstreams = self._build_upstreams(config)
         self.house.body_limit = config.server.body_limit
@@ -224,7 +239,9 @@ class Gateway:
         await asyncio.wait({ended, hurry}, return_when=asyncio.FIRST_COMPLETED)
         if not (ended.done() and ended.result()):
             for leash in list(self.house.flights):
-                leash.pull(Draining("The gateway has stopped before the answer was complete."))
+                leash.pull(
+                    Draining("The gateway stopped before the answer was whole.", retry_after=1)
+                )
             await self.plane.wait_closed(CUT_GRACE)
         for waiting in (ended, hurry):
             waiting.cancel()

@@ -1,4 +1,4 @@
-"""A fake for each port: they append what happens to one shared list, so that a test reads as a play."""
+"""A fake for each port: they append what happens to one list, so that a test reads as a play."""
 
 from __future__ import annotations
 

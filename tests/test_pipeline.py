@@ -1,4 +1,4 @@
-"""The pipeline against fakes of its ports: each story is asserted whole, and booked exactly once (B1)."""
+"""The pipeline against fakes of its ports: each story is whole, and booked exactly once (B1)."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ RESTART = (
     "server.event_loop",
     "admin.host",
     "admin.port",
+    "admin.token",
     "admin.tls",
     "data",
 )

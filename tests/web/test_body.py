@@ -188,7 +188,7 @@ async def test_a_stream_that_nobody_reads_is_held_back(serve: Serve) -> None:
         assert held <= 768 * 1024  # the limit and one read of the loop's
 
 
-# Readable by a client that is still sending (H6) -----------------------------------------------------
+# Readable by a client that is still sending (H6) --------------------------------------------------
 
 
 async def refuse(request: Request, client: Answer) -> None:
@@ -196,7 +196,7 @@ async def refuse(request: Request, client: Answer) -> None:
 
 
 async def test_an_early_answer_is_read_by_a_client_that_sends_on(serve: Serve) -> None:
-    """A client that writes 100 MB before it reads a byte must not find a reset in the answer's place."""
+    """A client that writes 100 MB before it reads a byte must find the answer, not a reset."""
     async with serve(reader(MiB)) as plane:
         client = await plane.connect()
         await client.send(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n" % (100 * MiB))

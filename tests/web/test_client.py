@@ -1,4 +1,4 @@
-"""The `Client` port: heads, framing, what may be emitted, and clients that leave at any moment (B9)."""
+"""The `Client` port: heads, framing, what may be emitted, clients that leave at any moment (B9)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 from gateway.errors import GatewayError
 from gateway.ports import ClientGone
 from gateway.web.server import Answer, Request
+from gateway.web.writer import Flusher, Writer
 from tests.web.conftest import Raw, Serve, settle
 from tests.web.test_edge import CHUNKED, GET, post
 
@@ -61,12 +62,10 @@ async def test_a_head_goes_out_before_the_first_body_byte(serve: Serve) -> None:
 async def test_what_is_written_in_one_turn_leaves_in_one_piece(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    import gateway.web.connection as module
-
     writes: list[int] = []
 
-    class Counted(module.Writer):
-        def __init__(self, transport: asyncio.Transport, *rest: object) -> None:
+    class Counted(Writer):
+        def __init__(self, transport: asyncio.Transport, flusher: Flusher) -> None:
             class Spy:
                 def __getattr__(self, name: str) -> object:
                     return getattr(transport, name)
@@ -75,9 +74,9 @@ async def test_what_is_written_in_one_turn_leaves_in_one_piece(
                     writes.append(len(data))
                     transport.write(data)
 
-            super().__init__(Spy(), *rest)  # type: ignore[arg-type]
+            super().__init__(Spy(), flusher)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(module, "Writer", Counted)
+    monkeypatch.setattr("gateway.web.connection.Writer", Counted)
 
     async def handler(request: Request, client: Answer) -> None:
         if how == "pieces":
@@ -210,7 +209,7 @@ async def test_abort_before_the_head_answers_nothing(serve: Serve) -> None:
         assert await client.rest() == b""
 
 
-# A client that leaves ----------------------------------------------------------------------------
+# A client that leaves -----------------------------------------------------------------------------
 
 
 def leave(client: Raw, how: str) -> None:

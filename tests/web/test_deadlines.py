@@ -142,7 +142,7 @@ async def test_our_own_pauses_are_not_the_clients_fault(serve: Serve) -> None:
         assert (await client.reply()).body == b"%d" % (1 << 20)
 
 
-# The client's reading --------------------------------------------------------------------------------
+# The client's reading -----------------------------------------------------------------------------
 
 
 def pour(size: int, gone: asyncio.Event):

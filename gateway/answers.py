@@ -1,75 +1,74 @@
-"""What the pipeline asks of an upstream's answer: its start, its observer, whether it is one.
+"""What the client gets besides an upstream's bytes: the gateway's headers, and its errors.
 
-Rule: nothing here changes an answer's bytes.
+Rule: every answer has the request's id; an error comes as an answer of its own while no head is
+out, inside the stream after that.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
-from gateway.errors import UpstreamCut, UpstreamError
-from gateway.exchange import HeaderList, Summary
-from gateway.ports import Call, Reply, Upstream
-from gateway.wire.chat import ChatRequest
-from gateway.wire.observe import BlindObserver, Observer, observer_for
+from msgspec.json import encode
 
-
-@dataclass(slots=True)
-class Peeked:
-    """A reply whose first bytes were read already; `read` gives them once more."""
-
-    reply: Reply
-    start: bytes
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.reply, name)
-
-    async def read(self) -> bytes:
-        """The bytes that were looked at, then the rest."""
-        start, self.start = self.start, b""
-        return start or await self.reply.read()
+from gateway.calls import header
+from gateway.errors import GatewayError
+from gateway.exchange import CacheState, HeaderList
+from gateway.flight import Head
+from gateway.trip import Trip, outcome_of
+from gateway.wire.observe import Form
 
 
-async def read_start(reply: Reply, limit: int) -> bytes:
-    """The first bytes of a reply, `limit` or a little more."""
-    start = b""
-    while len(start) < limit and (data := await reply.read()):
-        start += data
-    return start
+class Render(Protocol):
+    """Turns an error into what the client reads: status, headers, body."""
+
+    def __call__(self, error: GatewayError) -> tuple[int, HeaderList, bytes]: ...
 
 
-def header(headers: HeaderList, name: str) -> str:
-    """The first header of that (lower-case) name, or ""."""
-    return next((value for key, value in headers if key == name), "")
+def head_of(trip: Trip, head: Head) -> HeaderList:
+    """The headers of an answer: the upstream's, then the gateway's."""
+    trip.status = head.status
+    own = own_headers(trip)
+    taken = {name for name, _ in own} - {"x-request-id"}
+    kept = [(name, value) for name, value in head.headers if name not in taken]
+    if any(name == "x-request-id" for name, _ in kept):
+        own = [pair for pair in own if pair[0] != "x-request-id"]
+    if header(kept, "content-type").startswith("text/event-stream"):
+        own.append(("x-accel-buffering", "no"))
+    return kept + own
 
 
-def observer(reply: Reply, call: Call, request: ChatRequest | None) -> Observer:
-    """Who watches this reply: by its content type, not by what was asked (J5)."""
-    if reply.encoded:
-        return BlindObserver()
-    content_type = header(reply.headers, "content-type")
-    return observer_for(content_type, call.path, request.n if request is not None else 1)
+def own_headers(trip: Trip) -> HeaderList:
+    """The gateway's own headers (contract, "Response headers")."""
+    own = [
+        ("cache-control", "private, no-store, no-transform"),
+        ("x-gateway-request-id", trip.ask.id),
+        ("x-request-id", trip.ask.id),
+        *trip.ask.cors,
+    ]
+    if trip.cache is not CacheState.NONE:
+        own.append(("x-gateway-cache", trip.cache.value))
+    return own
 
 
-def is_whole(summary: Summary | None) -> bool:
-    """The client has had all that matters: finish reason and usage."""
-    return summary is not None and summary.usage is not None and bool(summary.finish_reasons)
+def send_whole(trip: Trip, status: int, headers: HeaderList, body: bytes) -> None:
+    """An answer that the gateway makes itself."""
+    trip.status = 499 if trip.client.gone else status
+    trip.client.start(status, headers + own_headers(trip), len(body))
+    trip.client.write(body)
+    trip.client.finish()
 
 
-def refuse_html(reply: Reply, upstream: Upstream) -> None:
-    """A 200 with a web page is somebody's login or error page, not an answer."""
-    if header(reply.headers, "content-type").lower().startswith("text/html"):
-        raise UpstreamError(
-            f"Upstream '{upstream.name}' answered with a web page instead of a completion. "
-            "Is its base_url right?"
-        )
-
-
-def refuse_cut(summary: Summary, upstream: Upstream, *, streamed: bool) -> None:
-    """A stream that ended without its terminator looks like success to a client; say that it is
-    not (B11)."""
-    if streamed and not summary.complete and not summary.error:
-        raise UpstreamCut(
-            f"Upstream '{upstream.name}' ended its stream before the answer was complete."
-        )
+def send_error(trip: Trip, error: GatewayError, render: Render) -> None:
+    """Tell the client what went wrong; where no form is left to tell it, cut the answer (B12)."""
+    trip.outcome, trip.error = outcome_of(error, trip.upstream is not None), error.code
+    client = trip.client
+    if not client.started:
+        trip.cache = CacheState.NONE
+        send_whole(trip, *render(error))
+    elif trip.observer is not None and trip.observer.form is Form.STREAM:
+        # An unfinished block that was handed out is ended first.
+        opening = b"\n\n" if trip.observer.torn else b""
+        client.write(opening + b"data: " + encode(error.body()) + b"\n\n")
+        client.finish()
+    else:
+        client.abort()

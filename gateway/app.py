@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from gateway.calls import Calls
 from gateway.clock import SystemClock
 from gateway.config import (
     Config,
@@ -95,7 +96,7 @@ class Gateway:
             sinks=(self.metrics, self.access_log),
             clock=self.clock,
             render=render,
-            workers=workers,
+            calls=Calls(self.clock, workers),
             instance=self.instance,
             body_limit=config.server.body_limit,
             upload_limit=config.server.upload_limit,

@@ -1,13 +1,13 @@
 """Single-flight: one upstream answer, recorded once, read by many. asyncio, no I/O.
 
-A flight pumps an upstream's reply through an observer into pieces, and pushes them to its readers.
+A flight pumps an upstream's reply through an observer into pieces and pushes them to its readers.
 Nothing here creates a task or a future for a piece: the pump runs in the task of the request that
-launched the flight, and a reader whose client is slow goes on from that client's own `on_ready`
-callback.
+launched the flight, and a reader whose client is slow goes on from that client's own `on_ready`.
 
-Rules of this file: only whole pieces reach a client (so an error can follow at any point); the
-answer's end (`[DONE]`, the closing chunk) is held back until `release`, which the pipeline calls
-when the books are written; a slow reader slows the upstream, memory stays within `window`.
+Rules of this file. Only whole pieces reach a client, so an error can follow at any point. The end
+(`[DONE]`, the last bytes of a JSON answer) is out only after `land`, which the pipeline calls when
+the answer is kept and the books are written. While a flight records, its whole answer is here and a
+late reader gets it all; otherwise a slow reader slows the upstream, and memory stays in a window.
 """
 
 from __future__ import annotations
@@ -15,65 +15,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from types import TracebackType
 
 from gateway.exchange import HeaderList
-from gateway.ports import Client, Clock, Reply
+from gateway.leash import Leash
+from gateway.ports import Client, ClientGone, Clock, Reply
 from gateway.wire.observe import EndEvent, Form, Observer, Piece, UsageEvent
 
-WINDOW = 1024 * 1024  # bytes in flight between the upstream and the slowest reader
+WINDOW = 1024 * 1024  # bytes between the upstream and the slowest reader of what is not recorded
 HOLD = 256 * 1024  # a JSON answer below this is sent whole, with its length
-
-
-class Leash:
-    """Lets a callback break off one awaited section of a task, as `asyncio.timeout` does for a
-    deadline.
-
-    `reason` is what the section ends with when it was pulled.
-    """
-
-    __slots__ = ("_cancelled", "_cancelling", "_task", "reason")
-
-    def __init__(self) -> None:
-        self.reason: Exception | None = None
-        self._task: asyncio.Task[object] | None = None
-        self._cancelling = 0
-        self._cancelled = False
-
-    def __enter__(self) -> Leash:
-        self._task = asyncio.current_task()
-        assert self._task is not None
-        self._cancelling = self._task.cancelling()
-        return self
-
-    def pull(self, reason: Exception) -> None:
-        """Break off. Called from the section's own task it takes effect at the next `check`."""
-        if self.reason is not None:
-            return
-        self.reason = reason
-        if self._task is not None and asyncio.current_task() is not self._task:
-            self._cancelled = self._task.cancel()
-
-    def check(self) -> None:
-        """Raise the reason if it was pulled; call before each await."""
-        if self.reason is not None:
-            raise self.reason
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        task, self._task = self._task, None
-        if not self._cancelled or task is None:
-            return
-        if (
-            task.uncancel() <= self._cancelling
-            and kind is asyncio.CancelledError
-            and self.reason is not None
-        ):
-            raise self.reason from None
 
 
 @dataclass(slots=True)
@@ -86,43 +35,60 @@ class Head:
 
 
 class Flight:
-    """One answer in the air."""
+    """One answer in the air. `cap`: record up to so many bytes; 0 records nothing."""
 
     __slots__ = (
         "_first",
-        "_held",
         "_holding",
+        "_landing",
         "_pieces",
         "_room",
-        "_window",
+        "aboard",
+        "cap",
         "ends",
+        "failure",
+        "form",
         "head",
+        "held",
         "landed",
+        "on_empty",
+        "on_unkept",
         "readers",
+        "visible",
         "waited",
     )
 
-    def __init__(self, window: int = WINDOW) -> None:
+    def __init__(self, cap: int = 0) -> None:
+        self.cap = cap
         self.head: Head | None = None
+        self.form = Form.OTHER
         self.readers: list[Reader] = []
+        self.aboard = 0  # who waits for this answer, reading or not
         self.landed = False
+        self.failure: Exception | None = None
         self.ends: list[bytes] = []
+        self.held = 0  # bytes that are here
+        self.visible = 0  # pieces (counted from the start) that readers may take
         self.waited = 0.0  # seconds spent waiting for the upstream's bytes
+        self.on_empty: Callable[[], None] = _nothing
+        self.on_unkept: Callable[[], None] = _nothing
         self._pieces: list[Piece] = []
-        self._first = 0  # absolute index of _pieces[0]
-        self._held = 0  # bytes in _pieces
-        self._window = window
+        self._first = 0  # how many pieces have been forgotten
         self._holding = False
         self._room: asyncio.Future[None] | None = None
+        self._landing: list[asyncio.Future[None]] = []
 
-    @property
-    def total(self) -> int:
-        """Pieces so far."""
-        return self._first + len(self._pieces)
+    @classmethod
+    def of(cls, head: Head, pieces: list[Piece], ends: list[bytes]) -> Flight:
+        """One that has landed already: an answer from the cache."""
+        flight = cls(cap=1)
+        flight.head = head
+        flight._pieces, flight.ends = pieces, ends
+        flight.visible = len(pieces)
+        flight.landed = True
+        return flight
 
-    def piece(self, index: int) -> Piece:
-        """The piece with this absolute index."""
-        return self._pieces[index - self._first]
+    # -- the pump ----------------------------------------------------------------------------------
 
     async def fly(
         self,
@@ -130,92 +96,130 @@ class Flight:
         observer: Observer,
         leash: Leash,
         clock: Clock,
-        on_content: Callable[[], None] | None = None,
+        on_content: Callable[[], None],
     ) -> None:
-        """Pump the reply to its end. UpstreamError and UpstreamTimeout pass through; what came
-        before them has been pushed, an incomplete event dropped.
-
-        `on_content` is called once, after the first content has been pushed.
-        """
-        self.begin(reply, observer)
-        waiting = on_content
+        """Pump the reply until it has ended. What came before an UpstreamError or UpstreamTimeout
+        has been pushed, an unfinished event dropped. `on_content` is called once, after the first
+        content has been pushed."""
+        self.begin(reply, observer.form)
+        quiet = True
         while True:
             leash.check()
             before = clock.monotonic()
             try:
                 data = await reply.read()
-            except Exception:
+            except BaseException:
                 observer.cut()
-                self.push()
+                self._show()
                 raise
             finally:
                 self.waited += clock.monotonic() - before
-            self._append(observer.feed(data) if data else observer.close())
+            self._take(observer.feed(data) if data else observer.close())
+            if data:
+                self._show(data)
+            if quiet and observer.saw_content:
+                quiet = False
+                on_content()
             if not data:
-                break
-            self._holding = self._holding and self._may_hold(data)
-            self.push()
-            if waiting is not None and observer.saw_content:
-                waiting()
-                waiting = None
-            if self._held > self._window:
+                return
+            if not self.cap and self.held > WINDOW:
                 await self._wait_for_room(leash)
-        self._land()
-        if waiting is not None and observer.saw_content:
-            waiting()
 
-    def begin(self, reply: Reply, observer: Observer) -> None:
-        """The head is here. A JSON answer is held until it is whole (or large): one write, and a
-        cut answer can still become a readable 502."""
-        streamed = observer.form is Form.STREAM  # events may be left out: its length is not known
-        self.head = Head(reply.status, reply.headers, None if streamed else reply.length)
-        self._holding = observer.form is Form.JSON
+    def begin(self, reply: Reply, form: Form) -> None:
+        """The head is here. JSON is held until it is whole (or large): one write with its length,
+        and an answer that breaks off can still become a readable 502."""
+        self.form = form
+        # Of a stream, events may be left out for a reader: its length is not known.
+        length = None if form is Form.STREAM else reply.length
+        self.head = Head(reply.status, reply.headers, length)
+        self._holding = form is Form.JSON
         self.push()
 
-    def _may_hold(self, data: bytes) -> bool:
-        """White space keeps a connection alive while the upstream works: it must not be kept
-        back."""
-        return self._held <= HOLD and not (self._held == len(data) and data.isspace())
+    def land(self) -> None:
+        """The answer is whole, kept and booked: readers may have its end."""
+        if self._holding and self.head is not None and self.head.length is None:
+            self.head.length = self.held
+        self._holding = False
+        self.landed = True
+        self.visible = self._first + len(self._pieces)
+        self.push()
+        self._wake_waiters()
 
-    def _append(self, pieces: list[Piece]) -> None:
+    def fail(self, error: Exception) -> None:
+        """Nothing more will come; whoever waits gets the error."""
+        self.failure = error
+        self._wake_waiters()
+
+    def stop_recording(self) -> None:
+        """From now on the window holds, and nobody new may board."""
+        if self.cap:
+            self.cap = 0
+            self.on_unkept()
+            self.trim()
+
+    def recorded(self) -> tuple[list[Piece], list[bytes]]:
+        """The pieces of a recording, and its end."""
+        return self._pieces, self.ends
+
+    def _take(self, pieces: list[Piece]) -> None:
         for piece in pieces:
             if isinstance(piece, EndEvent):
                 self.ends.append(piece)
             else:
                 self._pieces.append(piece)
-                self._held += len(piece)
+                self.held += len(piece)
+        if self.cap and self.held > self.cap:
+            self.stop_recording()
 
-    def _land(self) -> None:
-        if self._holding and self.head is not None and self.head.length is None:
-            self.head.length = self._held
-        self.landed = True
-        self._holding = False
+    def _show(self, data: bytes = b"") -> None:
+        """Let readers have what is there, but for the last piece of JSON: the answer's end is held
+        back until it has landed. White space keeps a connection alive and must not wait."""
+        total = self._first + len(self._pieces)
+        if self.form is Form.JSON and not data.isspace():
+            total -= 1
+        self.visible = max(self.visible, total)
+        if self._holding and (self.held > HOLD or data.isspace()):
+            self._holding = False
         self.push()
+
+    # -- readers -----------------------------------------------------------------------------------
+
+    @property
+    def holding(self) -> bool:
+        """The head is not given out yet."""
+        return self._holding or self.head is None
+
+    def piece(self, index: int) -> Piece:
+        """The piece with this number, counted from the start."""
+        return self._pieces[index - self._first]
 
     def push(self) -> None:
         """Let every ready reader advance."""
-        if self._holding or self.head is None:
+        if self.holding:
             return
-        for reader in self.readers:
+        for reader in list(self.readers):
             if reader.ready:
                 reader.advance()
         self.trim()
 
     def trim(self) -> None:
-        """Forget what every reader has; wake the pump if there is room again."""
-        pieces = self._pieces
-        slowest = min((reader.position for reader in self.readers), default=self.total)
-        count = slowest - self._first
-        if count:
-            if count == len(pieces):
-                pieces.clear()
-                self._held = 0
-            else:
-                self._held -= sum(map(len, pieces[:count]))
-                del pieces[:count]
-            self._first = slowest
-        if self._room is not None and self._held <= self._window and not self._room.done():
+        """Forget what every reader has, unless it is recorded; wake the pump if there is room."""
+        if not self.cap:
+            self._forget()
+        if self._room is not None and self.held <= WINDOW and not self._room.done():
             self._room.set_result(None)
+
+    def _forget(self) -> None:
+        pieces = self._pieces
+        slowest = min((one.position for one in self.readers), default=self.visible)
+        count = slowest - self._first
+        if count == len(pieces):
+            pieces.clear()
+            self.held = 0
+        elif count:
+            self.held -= sum(map(len, pieces[:count]))
+            del pieces[:count]
+        self._first = slowest
 
     async def _wait_for_room(self, leash: Leash) -> None:
         leash.check()
@@ -225,17 +229,46 @@ class Flight:
         finally:
             self._room = None
 
+    # -- who waits ---------------------------------------------------------------------------------
+
+    async def wait(self) -> None:
+        """Until it has landed; its failure is raised."""
+        if not self.landed and self.failure is None:
+            waiter = asyncio.get_running_loop().create_future()
+            self._landing.append(waiter)
+            await waiter
+        if self.failure is not None:
+            raise self.failure
+
+    def _wake_waiters(self) -> None:
+        for waiter in self._landing:
+            if not waiter.done():
+                waiter.set_result(None)
+        self._landing.clear()
+
+    def board(self) -> None:
+        """One more waits for this answer."""
+        self.aboard += 1
+
+    def leave(self) -> None:
+        """One less."""
+        self.aboard -= 1
+        if not self.aboard and not self.landed and self.failure is None:
+            self.on_empty()
+
 
 class Reader:
-    """One client reading a flight, at its own pace."""
+    """One client aboard a flight, reading at its own pace. `live` False: it only waits for the
+    landing, since it takes the answer in another form."""
 
     __slots__ = (
         "_caught_up",
         "_hides_usage",
+        "_leash",
         "_make_head",
-        "_on_gone",
         "client",
         "flight",
+        "left",
         "position",
         "ready",
     )
@@ -247,70 +280,88 @@ class Reader:
         *,
         hides_usage: bool,
         make_head: Callable[[Head], HeaderList],
-        on_gone: Callable[[], None],
+        live: bool = True,
+        leash: Leash | None = None,
     ) -> None:
+        """`leash` is pulled when the client leaves: for who only waits here."""
         self.flight = flight
         self.client = client
         self.position = 0
-        self.ready = True
+        self.ready = live
+        self.left = False
         self._hides_usage = hides_usage
         self._make_head = make_head
-        self._on_gone = on_gone
+        self._leash = leash
         self._caught_up: asyncio.Future[None] | None = None
-        flight.readers.append(self)
+        flight.board()
+        if live:
+            flight.readers.append(self)
         client.watch(self._client_ready, self._client_gone)
+        if self.ready and not flight.holding:
+            self.advance()
 
     def advance(self) -> None:
         """Write what there is, until the client's buffer is full."""
         flight, client = self.flight, self.client
         if not client.started and flight.head is not None:
             client.start(flight.head.status, self._make_head(flight.head), flight.head.length)
-        while self.ready and self.position < flight.total:
+        while self.ready and self.position < flight.visible:
             piece = flight.piece(self.position)
             self.position += 1
             if not (self._hides_usage and type(piece) is UsageEvent):
                 self.ready = client.write(piece)
-        if self.position == flight.total:
+        if self.position == flight.visible:
             self._wake()
 
     @property
     def behind(self) -> bool:
         """Pieces wait for this reader."""
-        return self.position < self.flight.total
+        return self.position < self.flight.visible
 
-    async def caught_up(self) -> None:
-        """Until the client has been handed everything but the end, or is gone."""
-        if self.behind and not self.client.gone:
+    async def finish(self) -> None:
+        """After the landing: hand over all that is left, then the end. ClientGone."""
+        if self.behind and not self.left:
             self._caught_up = asyncio.get_running_loop().create_future()
             try:
                 await self._caught_up
             finally:
                 self._caught_up = None
-
-    def release(self) -> None:
-        """The books are written: hand over the end."""
+        if self.behind:
+            raise ClientGone
         for piece in self.flight.ends:
             self.client.write(piece)
         self.client.finish()
+        self.leave()
 
     def leave(self) -> None:
         """Stop reading."""
+        if self.left:
+            return
+        self.left = True
+        self.ready = False
         if self in self.flight.readers:
             self.flight.readers.remove(self)
-        self.ready = False
+        self.flight.leave()
+        self.flight.trim()
 
     def _client_ready(self) -> None:
+        if self.left or self not in self.flight.readers:
+            return
         self.ready = True
-        if not self.flight._holding:
+        if not self.flight.holding:
             self.advance()
             self.flight.trim()
 
     def _client_gone(self) -> None:
         self.leave()
         self._wake()
-        self._on_gone()
-        self.flight.trim()
+        if self._leash is not None:
+            self._leash.pull(ClientGone())
 
     def _wake(self) -> None:
         if self._caught_up is not None and not self._caught_up.done():
             self._caught_up.set_result(None)
+
+
+def _nothing() -> None:
+    """For callbacks that nobody has set."""

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from gateway.calls import Calls
 from gateway.errors import GatewayError
 from gateway.exchange import Caller, CallerKind, Exchange, HeaderList
 from gateway.pipeline import House
@@ -231,13 +232,14 @@ def ask(
 
 def house(story: list[Any], *upstreams: FakeUpstream, keys: FakeKeys | None = None) -> House:
     """A house of fakes with one sink."""
+    clock = FakeClock()
     return House(
         keys=keys or FakeKeys(),
         upstreams=upstreams,
         sinks=(FakeSink(story),),
-        clock=FakeClock(),
+        clock=clock,
         render=render,
-        workers=ThreadPoolExecutor(1),
+        calls=Calls(clock, ThreadPoolExecutor(1)),
         instance="instance",
         body_limit=1 << 26,
         upload_limit=1 << 30,

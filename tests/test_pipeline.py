@@ -69,7 +69,7 @@ async def chat(body: bytes, *replies: Any, **more: Any) -> tuple[list[Any], Fake
 
 async def test_json_is_answered_in_one_piece_with_its_length() -> None:
     story, client, upstream, exchange = await chat(CHAT, FakeReply([], [ANSWER[:20], ANSWER[20:]]))
-    assert story == ["call", ("head", 200), "closed", "finished", ("booked", "ok")]
+    assert story == ["call", "closed", ("head", 200), "finished", ("booked", "ok")]
     assert client.body == ANSWER
     assert client.length == len(ANSWER)
     assert upstream.calls[0].body == CHAT

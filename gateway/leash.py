@@ -1,0 +1,51 @@
+"""Breaking off one awaited section of a task from a callback. asyncio, no I/O, no task of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+
+
+class Leash:
+    """Lets a callback break off one awaited section of a task, as `asyncio.timeout` does for a
+    deadline. `reason` is what the section then ends with."""
+
+    __slots__ = ("_cancelled", "_cancelling", "_task", "reason")
+
+    def __init__(self) -> None:
+        self.reason: Exception | None = None
+        self._task: asyncio.Task[object] | None = None
+        self._cancelling = 0
+        self._cancelled = False
+
+    def __enter__(self) -> Leash:
+        self._task = asyncio.current_task()
+        assert self._task is not None
+        self._cancelling = self._task.cancelling()
+        return self
+
+    def pull(self, reason: Exception) -> None:
+        """Break off. From the section's own task it takes effect at the next `check`."""
+        if self.reason is not None:
+            return
+        self.reason = reason
+        if self._task is not None and asyncio.current_task() is not self._task:
+            self._cancelled = self._task.cancel()
+
+    def check(self) -> None:
+        """Raise the reason if it was pulled; call before each await."""
+        if self.reason is not None:
+            raise self.reason
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        task, self._task = self._task, None
+        if not self._cancelled or task is None:
+            return
+        mine = task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+        if mine and self.reason is not None:
+            raise self.reason from None

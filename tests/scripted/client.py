@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-PATIENCE = 20.0  # seconds; no passing test comes near
+ROOT = Path(__file__).parents[2]
+PATIENCE = 15.0  # seconds; no passing test comes near
 
 Step = tuple[Any, ...]
 
@@ -63,9 +64,11 @@ class Scripted:
     """A running scripted upstream. `with Scripted() as up:`"""
 
     def __init__(self) -> None:
-        program = Path(__file__).with_name("upstream.py")
         self._process = subprocess.Popen(
-            [sys.executable, str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            [sys.executable, "-m", "tests.scripted.upstream"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
         )
         assert self._process.stdout
         ports = json.loads(self._process.stdout.readline())

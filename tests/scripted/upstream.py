@@ -27,97 +27,23 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
-import hashlib
 import json
 import socket
 import struct
 import sys
 import time
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable
 from typing import Any
 
-KEPT = 64 << 20  # bytes of a request's body that are kept
-SHOWN = 4 << 20  # of which the test is shown
+from tests.scripted.control import Control
+from tests.scripted.stage import KEPT, Call, Stage, Steps
+
 HEAD_LIMIT = 1 << 20
 PIECE = 1 << 18
-
-Steps = list[list[Any]]
 
 
 class PeerLeft(Exception):
     """The gateway closed the connection while a script was playing."""
-
-
-@dataclass
-class Call:
-    """One request and what became of it. `ended`: None, done, cut, reset, or client_closed."""
-
-    name: str
-    connection: int
-    nth: int  # on its connection, from 0
-    head: bytes
-    body: bytearray = field(default_factory=bytearray)
-    length: int = 0
-    digest: Any = field(default_factory=hashlib.sha256)
-    whole: bool = False  # the body has been read to its end
-    sent: int = 0
-    ended: str | None = None
-    ended_at: float | None = None
-
-    def report(self) -> dict[str, Any]:
-        line, *fields = self.head.decode("latin-1").split("\r\n")
-        method, target, version = [*line.split(" ", 2), "", ""][:3]
-        pairs = [f.partition(":") for f in fields if f]
-        return {
-            "name": self.name,
-            "connection": self.connection,
-            "nth": self.nth,
-            "method": method,
-            "target": target,
-            "version": version,
-            "headers": [[k, v.strip(" \t")] for k, _, v in pairs],
-            "head": base64.b64encode(self.head).decode(),
-            "body": base64.b64encode(bytes(self.body[:SHOWN])).decode(),
-            "length": self.length,
-            "sha256": self.digest.hexdigest(),
-            "whole": self.whole,
-            "sent": self.sent,
-            "ended": self.ended,
-            "ended_at": self.ended_at,
-        }
-
-
-class Stage:
-    """Scripts, calls and gates; whoever waits is woken by every change."""
-
-    def __init__(self) -> None:
-        self.scripts: dict[str, list[Steps]] = {}
-        self.calls: dict[str, list[Call]] = {}
-        self.gates: dict[str, int] = {}
-        self.unscripted: list[Call] = []
-        self.connections = 0
-        self.open_connections = 0
-        self._changed = asyncio.Condition()
-
-    async def changed(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
-
-    async def until(self, true: Callable[[], bool]) -> None:
-        async with self._changed:
-            await self._changed.wait_for(true)
-
-    def name_in_path(self, target: str) -> str | None:
-        path = target.partition("?")[0]
-        return next((s for s in reversed(path.split("/")) if s in self.scripts), None)
-
-    def name_in_body(self, body: bytes) -> str | None:
-        try:
-            model = json.loads(body)["model"]
-        except (ValueError, KeyError, TypeError, RecursionError):
-            return None
-        return model if isinstance(model, str) and model in self.scripts else None
 
 
 class Connection:
@@ -357,77 +283,6 @@ def echoed(body: bytes) -> bytes:
         "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2},
     }
     return answer("200 OK", json.dumps(said).encode())
-
-
-class Control:
-    """What the test may ask: play, go, wait, calls, state."""
-
-    def __init__(self, stage: Stage) -> None:
-        self.stage = stage
-
-    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while line := await reader.readline():
-            asked = json.loads(line)
-            reply = await getattr(self, "do_" + asked.pop("op"))(**asked)
-            writer.write(json.dumps(reply).encode() + b"\n")
-            await writer.drain()
-        writer.close()
-
-    async def do_play(self, name: str, calls: list[Steps]) -> dict[str, Any]:
-        """Put a script under a name."""
-        self.stage.scripts[name] = calls
-        self.stage.calls[name] = []
-        self.stage.gates[name] = 0
-        return {}
-
-    async def do_go(self, name: str, times: int) -> dict[str, Any]:
-        """Open the gate, `times` times."""
-        self.stage.gates[name] += times
-        await self.stage.changed()
-        return {}
-
-    async def do_wait(
-        self, name: str, index: int, what: str, least: int, patience: float
-    ) -> dict[str, Any]:
-        """Wait for a call to be there (`head`), to have its `body`, at least `least` bytes
-        `received` or `sent`, or to have `ended`."""
-
-        def reached() -> bool:
-            calls = self.stage.calls[name]
-            if len(calls) <= index:
-                return False
-            call = calls[index]
-            return {
-                "head": True,
-                "body": call.whole,
-                "received": call.length >= least,
-                "sent": call.sent >= least,
-                "ended": call.ended is not None,
-            }[what]
-
-        try:
-            await asyncio.wait_for(self.stage.until(reached), patience)
-        except TimeoutError:
-            return {"timeout": True, "calls": [c.report() for c in self.stage.calls[name]]}
-        return {"call": self.stage.calls[name][index].report()}
-
-    async def do_calls(self, name: str) -> dict[str, Any]:
-        """All calls under a name so far."""
-        return {"calls": [c.report() for c in self.stage.calls[name]]}
-
-    async def do_unscripted(self) -> dict[str, Any]:
-        """All calls that no script was there for."""
-        return {"calls": [c.report() for c in self.stage.unscripted]}
-
-    async def do_idle(self, patience: float) -> dict[str, Any]:
-        """Wait until no connection is open."""
-        try:
-            await asyncio.wait_for(
-                self.stage.until(lambda: not self.stage.open_connections), patience
-            )
-        except TimeoutError:
-            return {"timeout": True, "open": self.stage.open_connections}
-        return {"total": self.stage.connections}
 
 
 async def main() -> None:

@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from gateway.entry import CacheStats, Entry, Selector, Ticket
 from gateway.exchange import Caller, CallerKind, Exchange, HeaderList
 
 
@@ -239,3 +240,46 @@ class Keys(Protocol):
 
 
 Sinks = Sequence[Sink]
+
+
+# Kept answers -------------------------------------------------------------------------------------
+
+
+class PurgeFailed(Exception):
+    """What was to be forgotten may still be on disk; the message says why."""
+
+
+class Cache(Protocol):
+    """Answers by the digest of their request (32 bytes, with the scope in it)."""
+
+    def find(self, key: bytes) -> Entry | None:
+        """What is fresh of it in memory. No I/O."""
+
+    async def fetch(self, key: bytes) -> Entry | None:
+        """What is fresh of it on disk, within a deadline; then it is in memory too. Never
+        raises."""
+
+    def ticket(self) -> Ticket:
+        """To be taken before a call is made, and given back to `store`."""
+
+    def store(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
+        """Keep it: in memory before this returns, on disk soon. False: it is stale or too large,
+        or was purged since `ticket`. The ids of its recordings are remembered."""
+
+    def remember(self, request_id: str, key: bytes) -> None:
+        """A request was answered from that entry; the last 10,000 are known."""
+
+    async def lookup_request(self, request_id: str) -> tuple[bytes, Entry] | None:
+        """The entry that a request stored or was answered from."""
+
+    async def purge(self, selector: Selector) -> int:
+        """Forget, in memory and on disk and what is still on its way there; how many entries.
+        Holds when it returns; PurgeFailed."""
+
+    def stats(self) -> CacheStats: ...
+
+    async def start(self) -> None:
+        """Open what is on disk. Never raises: without a disk, memory serves."""
+
+    async def close(self) -> None:
+        """Write what is queued, within a bound."""

@@ -24,7 +24,16 @@ from gateway.config.addresses import (
     port_of,
 )
 from gateway.config.document import Way
-from gateway.config.sections import TLS, Admin, Anonymous, Config, Keys, Server, UpstreamSection
+from gateway.config.sections import (
+    TLS,
+    Admin,
+    Anonymous,
+    Cache,
+    Config,
+    Keys,
+    Server,
+    UpstreamSection,
+)
 
 
 @frozen
@@ -60,6 +69,8 @@ _NOT_OURS_TO_SET = frozenset(
     }
 )
 _SHORTEST_TOKEN = 16
+_ENTRIES_AT_LEAST = 20  # of the largest size: the disk then stays within a tenth of its limit (E6)
+_DECIDES = frozenset({"model", "messages", "tools", "response_format"})
 
 
 def check(config: Config) -> list[Finding]:
@@ -71,6 +82,7 @@ def check(config: Config) -> list[Finding]:
         *([] if config.data.strip() else [Finding(("data",), "a folder is wanted")]),
         *_upstreams(config),
         *(finding.below("keys") for finding in _keys(config.keys)),
+        *(finding.below("cache") for finding in _cache(config.cache)),
         *_open(config),
     ]
 
@@ -211,7 +223,7 @@ def _upstream(upstream: UpstreamSection) -> Findings:
         yield Finding(("proxy",), "env, none or a URL is wanted: http://proxy.example:3128")
     for finding in _positive(upstream.timeouts, "connect", "first_byte", "idle", "total"):
         yield finding.below("timeouts")
-    yield from _positive(upstream, "max_connections", "keepalive")
+    yield from _positive(upstream, "max_connections", "keepalive", "cache_ttl")
     if upstream.delay and not is_echo(upstream.base_url):
         yield Finding(("delay",), "only for the built-in 'echo:'", (("base_url",),))
 
@@ -312,6 +324,43 @@ def _open(config: Config) -> Findings:
                     *(("upstreams", index, name) for name in own),
                 ),
             )
+
+
+# Answers that are kept ----------------------------------------------------------------------------
+
+
+def _cache(cache: Cache) -> Findings:
+    yield from _positive(cache, "ttl", "max_ttl", "max_entry")
+    if cache.ttl > cache.max_ttl:
+        yield Finding(("ttl",), "longer than max_ttl", (("max_ttl",),))
+    if 0 < cache.size_limit < _ENTRIES_AT_LEAST * cache.max_entry:
+        why = f"smaller than {_ENTRIES_AT_LEAST} times max_entry (0 keeps nothing on disk)"
+        yield Finding(("size_limit",), why, (("max_entry",),))
+    for index, name in enumerate(cache.ignore_fields):
+        if name in _DECIDES:
+            yield Finding(("ignore_fields", index), "answers depend on it: it cannot be ignored")
+        elif not name.strip():
+            yield Finding(("ignore_fields", index), "a field's name is wanted: user")
+    if not cache.finish_reasons:
+        yield Finding(("finish_reasons",), "empty: nothing would be kept, set enabled to off")
+    for index, word in enumerate(cache.finish_reasons):
+        if not _FIELD.fullmatch(word):
+            yield Finding(("finish_reasons", index), "a finish reason is wanted: stop")
+    yield from _cache_rules(cache)
+    for finding in _positive(cache.abandoned, "time"):
+        yield finding.below("abandoned")
+
+
+def _cache_rules(cache: Cache) -> Findings:
+    for index, rule in enumerate(cache.models):
+        for finding in _positive(rule, "ttl"):
+            yield finding.below("models", index)
+        if rule.ttl is not None and rule.ttl > cache.max_ttl:
+            yield Finding(("models", index, "ttl"), "longer than max_ttl", (("max_ttl",),))
+        for place, pattern in enumerate(rule.models):
+            if not pattern.strip() or _CONTROL.search(pattern):
+                what = "a model's name or pattern is wanted (gpt-*)"
+                yield Finding(("models", index, "models", place), what)
 
 
 # What may be meant, and is worth a word -----------------------------------------------------------

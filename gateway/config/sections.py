@@ -136,6 +136,8 @@ class UpstreamSection:
     delay: Duration = Duration(0)  # echo: only; before each chunk
     max_connections: int = 1000  # at once; further calls wait, visibly
     keepalive: Duration = Duration(15)  # idle connections end; shorter than the upstream's own
+    cache: bool = True  # may its answers be kept
+    cache_ttl: Duration | None = None  # None: cache.ttl
 
 
 class Anonymous(StrEnum):
@@ -154,6 +156,52 @@ class Keys:
     anonymous: Anonymous = Anonymous.LOOPBACK
     open: bool = False  # let such callers use keyless and shared upstreams beyond loopback too
     aliases: dict[str, str] = field(factory=dict)  # pass-XXXXXXXX: a name for logs and metrics
+
+
+class Scope(StrEnum):
+    """Who shares a cached answer. Team and global are for issued keys only (requirement C4)."""
+
+    KEY = "key"
+    TEAM = "team"
+    GLOBAL = "global"
+
+
+@frozen
+class CacheRule:
+    """What is different for some models; the first rule that matches a model holds, None: as
+    without it."""
+
+    models: list[str] = field(factory=lambda: ["*"])
+    enabled: bool | None = None
+    ttl: Duration | None = None
+    sampled: bool | None = None
+
+
+@frozen
+class Abandoned:
+    """What calls may go on, whose clients have all left, so that the answer is kept."""
+
+    flights: int = 100  # at once
+    bytes: Size = Size(64 * MiB)  # of all their recordings
+    time: Duration = Duration(600)  # each, from when the last client left
+
+
+@frozen
+class Cache:
+    """Equal requests get the same answer."""
+
+    enabled: bool = True
+    ttl: Duration = Duration(86_400)
+    max_ttl: Duration = Duration(30 * 86_400)  # what X-Gateway-Cache-TTL may ask for
+    sampled: bool = True  # also where the temperature is not 0, or n above 1
+    scope: Scope = Scope.KEY
+    ignore_fields: list[str] = field(factory=list)  # top-level members that make no difference
+    finish_reasons: list[str] = field(factory=lambda: ["stop", "tool_calls", "function_call"])
+    memory: Size = Size(256 * MiB)
+    size_limit: Size = Size(4 * GiB)  # on disk; 0: nothing is kept there
+    max_entry: Size = Size(8 * MiB)
+    models: list[CacheRule] = field(factory=list)
+    abandoned: Abandoned = Abandoned()
 
 
 @frozen
@@ -179,4 +227,5 @@ class Config:
     data: str = "./data"
     upstreams: list[UpstreamSection] = field(factory=_shipped_upstreams)
     keys: Keys = Keys()
+    cache: Cache = Cache()
     metrics: Metrics = Metrics()

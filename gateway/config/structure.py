@@ -34,6 +34,7 @@ Hook = Callable[[Any, Any], Any]
 # YAML 1.2's core schema (section 10.3.2): `no` and `on` are text, dates are text.
 _NULL = re.compile(r"~|null|Null|NULL|")
 _BOOL = re.compile(r"true|True|TRUE|false|False|FALSE")
+_ON, _OFF = ("true", "on"), ("false", "off")  # YAML 1.1 knows on and off too; yes and no are text
 _NUMBER = re.compile(
     r"[-+]?[0-9]+|0o[0-7]+|0x[0-9a-fA-F]+"
     r"|[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)"
@@ -147,8 +148,10 @@ def _whole(node: Any, _: Any) -> int:
 
 
 def _truth(node: Any, _: Any) -> bool:
-    if _is_bare(node) and _BOOL.fullmatch(node.text):
-        return bool(node.text.lower() == "true")
+    if _is_bare(node) and node.text in (node.text.lower(), node.text.title(), node.text.upper()):
+        word = node.text.lower()
+        if word in (*_ON, *_OFF):
+            return word in _ON
     raise _wrong(node, "true or false")
 
 

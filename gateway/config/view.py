@@ -24,6 +24,7 @@ RESTART = (
     "admin.token",
     "admin.tls",
     "data",
+    "cache.enabled",
 )
 
 

@@ -33,8 +33,8 @@ TYPES: list[tuple[str | bytes, str]] = [
         "1: servers: unknown name (did you mean 'server'?)",
     ),
     (
-        "cache: {}",
-        "1: cache: unknown name (known are server, admin, data, upstreams, keys, metrics)",
+        "zzz: {}",
+        "1: zzz: unknown name (known are server, admin, data, upstreams, keys, cache, metrics)",
     ),
     ("metrics:\n\n  opne: true", "3: metrics.opne: unknown name (did you mean 'open'?)"),
     (

@@ -1,0 +1,120 @@
+"""Entries in memory, bounded in bytes; the least recently used go first.
+
+Nothing here awaits, locks or does I/O: only the loop's thread comes here.
+"""
+
+from __future__ import annotations
+
+from gateway.entry import Entry, MemoryFigures, Selector, weight
+
+Item = tuple[Entry, float, int]  # entry, wall seconds from which it is not all fresh, weight
+
+
+class Memory:
+    """A dict whose order is that of use."""
+
+    def __init__(self, limit: int) -> None:
+        """`limit` in bytes, by `weight`."""
+        self._items: dict[bytes, Item] = {}
+        self._limit = limit
+        self._unswept: list[bytes] = []
+        self._hits = self._misses = self._size = 0
+        self._evictions = {"expired": 0, "size": 0, "purged": 0}
+
+    def find(self, key: bytes, now: float) -> Entry | None:
+        """What is fresh of it; now the most recently used."""
+        item = self._items.pop(key, None)
+        if item is not None and now >= item[1]:
+            item = self._trimmed(item, now)
+        if item is None:
+            self._misses += 1
+            return None
+        self._items[key] = item
+        self._hits += 1
+        return item[0]
+
+    def peek(self, key: bytes, now: float) -> Entry | None:
+        """The same, uncounted and in no other order than before."""
+        item = self._items.get(key)
+        return None if item is None else item[0].at(now)
+
+    def put(self, key: bytes, entry: Entry) -> None:
+        """In the place of what was there; one above the limit takes no place."""
+        self._drop(key)
+        size = weight(entry)
+        if size > self._limit:
+            return
+        self._items[key] = (entry, entry.stale_from, size)
+        self._size += size
+        self._shrink()
+
+    def resize(self, limit: int) -> None:
+        """Another limit, at once."""
+        self._limit = limit
+        self._shrink()
+
+    def purge(self, selector: Selector) -> set[bytes]:
+        """Forget what the selector takes; their keys. A microsecond for each entry there is."""
+        if selector.digest is not None:
+            item = self._items.get(selector.digest)
+            looked_at = [] if item is None else [(selector.digest, item)]
+        else:
+            looked_at = list(self._items.items())
+        gone = {key for key, item in looked_at if selector.takes(key, item[0].labels)}
+        for key in gone:
+            self._drop(key)
+        self._evictions["purged"] += len(gone)
+        return gone
+
+    def sweep(self, now: float, most: int) -> None:
+        """Look at up to `most` entries and evict the expired; the next call goes on from there."""
+        if not self._unswept:
+            self._unswept = list(self._items)
+        for _ in range(min(most, len(self._unswept))):
+            key = self._unswept.pop()
+            item = self._items.get(key)
+            if item is not None and now >= item[1]:
+                trimmed = self._trimmed(item, now)
+                if trimmed is None:
+                    del self._items[key]
+                else:
+                    self._items[key] = trimmed
+
+    def of_request(self, request_id: str) -> bytes | None:
+        """The key of the entry that a request stored."""
+        for key, item in self._items.items():
+            if any(found.request_id == request_id for found in item[0].recordings):
+                return key
+        return None
+
+    def figures(self) -> MemoryFigures:
+        return MemoryFigures(
+            len(self._items),
+            self._size,
+            self._limit,
+            self._hits,
+            self._misses,
+            dict(self._evictions),
+        )
+
+    def _trimmed(self, item: Item, now: float) -> Item | None:
+        """What is left of an item that is out of the dict or about to be; its bytes given back."""
+        entry, _, size = item
+        left = entry.at(now)
+        self._size -= size
+        if left is None:
+            self._evictions["expired"] += 1
+            return None
+        size = weight(left)
+        self._size += size
+        return left, left.stale_from, size
+
+    def _drop(self, key: bytes) -> None:
+        item = self._items.pop(key, None)
+        if item is not None:
+            self._size -= item[2]
+
+    def _shrink(self) -> None:
+        while self._size > self._limit and self._items:
+            self._drop(next(iter(self._items)))
+            self._evictions["size"] += 1

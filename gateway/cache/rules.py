@@ -1,0 +1,332 @@
+"""What may be read and kept, for whom, for how long, and what an equal request is. Pure.
+
+Rule: every no is a word of a fixed vocabulary, and on doubt the answer is no: a miss costs a call,
+a wrong hit costs trust.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+from gateway.config import Cache, Scope
+from gateway.entry import Entry, is_like
+from gateway.exchange import Caller, CallerKind, Summary
+from gateway.wire.findings import NOT_JSON, TOO_LARGE
+
+# What a request may ask for ----------------------------------------------------------------------
+
+NO_CACHE, NO_STORE, MAX_AGE = "no-cache", "no-store", "max-age"
+ONLY_IF_CACHED, TTL = "only-if-cached", "ttl"
+ALL = frozenset({NO_CACHE, NO_STORE, MAX_AGE, ONLY_IF_CACHED, TTL})
+
+_LONGEST = 2**31  # seconds; larger ones mean this one (RFC 9111 section 1.2.2)
+_SECONDS = re.compile(r"[0-9]{1,400}")
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request's headers ask of the cache. Seconds.
+
+    `reads`, `keeps`: may an answer come from there, may it be kept there. `only_if_cached`: make no
+    call, whatever else is asked. `ttl` 0 keeps nothing, which `keeps` says already.
+    """
+
+    reads: bool = True
+    keeps: bool = True
+    max_age: int | None = None
+    only_if_cached: bool = False
+    ttl: int | None = None
+
+
+NO_WISH = Wish()
+
+
+def read_wish(
+    cache_control: str | None, ttl_header: str | None, allowed: frozenset[str] = ALL
+) -> Wish:
+    """The wish in `Cache-Control` (several are joined by commas) and `X-Gateway-Cache-TTL`.
+
+    Names are read in any case. What is unknown, malformed or not `allowed` is ignored (C8); of two
+    ages the smaller counts. `Pragma` says nothing (RFC 9111 section 5.4 lets it go).
+    """
+    if cache_control is None and ttl_header is None:
+        return NO_WISH
+    named = _directives(cache_control or "")
+    found = {name: value for name, value in named.items() if name in allowed}
+    ttl = _seconds(ttl_header) if TTL in allowed else None
+    no_store = NO_STORE in found
+    return Wish(
+        reads=NO_CACHE not in found and not no_store,
+        keeps=not no_store and ttl != 0,
+        max_age=_seconds(found.get(MAX_AGE)),
+        only_if_cached=ONLY_IF_CACHED in found,
+        ttl=ttl,
+    )
+
+
+def _directives(text: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for part in text.split(","):
+        name, _, value = part.partition("=")
+        name, value = name.strip().lower(), value.strip().strip('"')
+        if name == MAX_AGE:
+            ages = [age for age in (_seconds(found.get(name)), _seconds(value)) if age is not None]
+            value = str(min(ages)) if ages else ""
+        found[name] = value
+    return found
+
+
+def _seconds(text: str | None) -> int | None:
+    if text is None or not _SECONDS.fullmatch(text := text.strip()):
+        return None
+    return min(int(text), _LONGEST)
+
+
+# What the configuration allows -------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The `cache` section as it holds for one model of one upstream. Seconds, bytes."""
+
+    enabled: bool
+    ttl: float
+    max_ttl: float
+    sampled: bool
+    scope: Scope
+    finish_reasons: frozenset[str]
+    max_entry: int
+
+    def ttl_for(self, wish: Wish) -> float:
+        """How long an answer is kept: as asked, up to `max_ttl`."""
+        return self.ttl if wish.ttl is None else min(float(wish.ttl), self.max_ttl)
+
+
+class Policies:
+    """The policy of each model. Off anywhere is off; for the rest a model's rule comes before its
+    upstream, and that before the section."""
+
+    def __init__(self, section: Cache) -> None:
+        self._rules = tuple(section.models)
+        self._base = Policy(
+            enabled=section.enabled,
+            ttl=section.ttl,
+            max_ttl=section.max_ttl,
+            sampled=section.sampled,
+            scope=section.scope,
+            finish_reasons=frozenset(section.finish_reasons),
+            max_entry=section.max_entry,
+        )
+
+    def of(self, model: str, *, enabled: bool = True, ttl: float | None = None) -> Policy:
+        """`model` by its public name; `enabled` and `ttl` are its upstream's."""
+        rule = next(
+            (rule for rule in self._rules if any(is_like(model, one) for one in rule.models)), None
+        )
+        policy = self._base
+        if rule is None and enabled and ttl is None:
+            return policy
+        if rule is not None:
+            enabled = enabled and rule.enabled is not False
+            ttl = ttl if rule.ttl is None else rule.ttl
+            if rule.sampled is not None:
+                policy = replace(policy, sampled=rule.sampled)
+        ttl = policy.ttl if ttl is None else min(ttl, policy.max_ttl)
+        return replace(policy, enabled=policy.enabled and enabled, ttl=ttl)
+
+
+# What is neither looked up nor kept --------------------------------------------------------------
+
+BYPASSES = frozenset(
+    {
+        "disabled",
+        "no_store",
+        "sampled",
+        "not_canonical",
+        "store",
+        "background",
+        "web_search_options",
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What decides about a body: why it never comes near the cache, and is its answer drawn by
+    lot."""
+
+    reason: str | None
+    sampled: bool
+
+
+def traits_of(members: Mapping[str, Any], canonical_reason: str | None = None) -> Traits:
+    """The traits of a body by its top-level members; `canonical_reason`: why it has no canonical
+    form. The same body has the same traits, so they may be kept beside its digest."""
+    return Traits(_reason(members, canonical_reason), _is_sampled(members))
+
+
+def _reason(members: Mapping[str, Any], canonical_reason: str | None) -> str | None:
+    if canonical_reason is not None:
+        return "not_canonical"
+    if members.get("store") is True:  # the answer's id leads to something kept by the upstream
+        return "store"
+    if members.get("background") is True:
+        return "background"
+    if members.get("web_search_options") is not None:  # asks for what is new
+        return "web_search_options"
+    return None
+
+
+def _is_sampled(members: Mapping[str, Any]) -> bool:
+    """A temperature that is absent is OpenAI's default of 1. A seed promises "best effort" only."""
+    temperature, choices = members.get("temperature"), members.get("n")
+    is_zero = type(temperature) in (int, float) and temperature == 0
+    return not is_zero or (type(choices) is int and choices > 1)
+
+
+def bypass_reason(traits: Traits, wish: Wish, policy: Policy) -> str | None:
+    """Why a request is neither answered from the cache nor kept there: one of BYPASSES."""
+    if not policy.enabled:
+        return "disabled"
+    if not wish.reads and not wish.keeps:
+        return "no_store"
+    if traits.reason is not None:
+        return traits.reason
+    return "sampled" if traits.sampled and not policy.sampled else None
+
+
+# What may be kept --------------------------------------------------------------------------------
+
+REFUSALS = frozenset(
+    {
+        *("no_store", "status", "encoded", "content_type", "too_large", "not_json", "error"),
+        *("incomplete", "no_choices", "clamped", "finish_reason"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Landing:
+    """What has come of a call. `size` in bytes of the body; `choices` is the request's `n`.
+
+    `clamped`: the gateway lowered the cap of the output. The upstream's own `Cache-Control` is
+    not asked: theirs forbid keeping by habit, for browsers and what lies between.
+    """
+
+    status: int
+    content_type: str
+    streamed: bool
+    summary: Summary
+    size: int
+    choices: int = 1
+    encoded: bool = False
+    clamped: bool = False
+
+
+def may_keep(landing: Landing, wish: Wish, policy: Policy) -> str | None:
+    """Why an answer is not kept, one of REFUSALS; None: it is (requirement D1)."""
+    if not wish.keeps:
+        return "no_store"
+    if landing.status != 200:
+        return "status"
+    if landing.encoded:
+        return "encoded"
+    if not _is_expected(landing.content_type, landing.streamed):
+        return "content_type"
+    if landing.size > policy.max_entry or landing.summary.missing == TOO_LARGE:
+        return "too_large"
+    return _why_unfinished(landing) or _why_cut_short(landing, policy)
+
+
+def _is_expected(content_type: str, streamed: bool) -> bool:
+    media = content_type.partition(";")[0].strip().lower()
+    return media == ("text/event-stream" if streamed else "application/json")
+
+
+def _why_unfinished(landing: Landing) -> str | None:
+    summary = landing.summary
+    if summary.error:
+        return "error"
+    if summary.missing == NOT_JSON or summary.observer_errors:
+        return "not_json"
+    if not summary.complete:
+        return "incomplete"
+    if not summary.finish_reasons:
+        return "no_choices"
+    # A stream's end says nothing of a choice that never came; a JSON answer shows all it has.
+    if landing.streamed and len(summary.finish_reasons) < landing.choices:
+        return "incomplete"
+    return None
+
+
+def _why_cut_short(landing: Landing, policy: Policy) -> str | None:
+    reasons = landing.summary.finish_reasons
+    if landing.clamped and "length" in reasons:
+        return "clamped"
+    return None if policy.finish_reasons.issuperset(reasons) else "finish_reason"
+
+
+def landed(old: Entry | None, new: Entry, *, converts: bool) -> Entry:
+    """What to keep when `new`, in one form, lands where `old` is: the other form goes if it is
+    older and can be built from the new one (`converts`), else it stays beside it."""
+    if old is None:
+        return new
+    kept = replace(old, stream=None) if new.stream is not None else replace(old, json=None)
+    if not kept.recordings or (converts and kept.created <= new.created):
+        return new
+    return replace(new, stream=new.stream or kept.stream, json=new.json or kept.json)
+
+
+# What an equal request is ------------------------------------------------------------------------
+
+FORMAT = b"gateway-cache-1"
+
+
+def scope_of(caller: Caller, scope: Scope, team: str | None = None) -> str:
+    """Whose answers these are: the caller's own, unless an issued key shares (requirement C4).
+
+    `team` is the id of the key's team; without one its answers are its own.
+    """
+    if caller.kind is CallerKind.ISSUED:
+        if scope is Scope.GLOBAL:
+            return "global"
+        if scope is Scope.TEAM and team:
+            return f"team:{team}"
+    return f"{caller.kind.value}:{caller.id}"
+
+
+def identity(
+    *,
+    scope: str,
+    path: str,
+    query: str,
+    upstream: str,
+    base_url: str,
+    model: str,
+    headers: Iterable[tuple[str, str]],
+    body: bytes,
+) -> bytes:
+    """The 32-byte digest of a request. ValueError without a scope.
+
+    `model` is the name as it is sent upstream, `headers` those that are forwarded (only `openai-*`
+    count, in any order), `body` the canonical form. Each part stands with its length, so no part
+    can pretend to be another.
+    """
+    if not scope:
+        raise ValueError("a request without a scope has no identity")
+    counted = sorted(
+        (name.lower(), value) for name, value in headers if name.lower().startswith("openai-")
+    )
+    texts: Sequence[str] = (scope, path, query, upstream, base_url, model)
+    parts = [FORMAT, *(_bytes(text) for text in texts), len(counted).to_bytes(4)]
+    parts += [_bytes(text) for pair in counted for text in pair]
+    parts.append(body)
+    return sha256(b"".join(len(part).to_bytes(8) + part for part in parts)).digest()
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")

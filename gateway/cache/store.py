@@ -1,0 +1,205 @@
+"""The `Cache` port: memory in front, the disk behind it, and what a purge has forbidden since.
+
+Rule: `find` and `store` are a few look-ups on the loop's thread; only `fetch`, `purge` and
+`lookup_request` await, and what they bring back is checked against the purges that came meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from dataclasses import replace
+from pathlib import Path
+
+from gateway.cache.disk import Disk, NoDisk
+from gateway.cache.memory import Memory
+from gateway.config import Cache
+from gateway.entry import CacheStats, Entry, Selector, Ticket
+from gateway.ports import Clock
+
+REMEMBERED = 10_000  # ids of requests that stored an entry or were answered from one (contract)
+PURGES = 1000  # purges remembered; a flight older than all of them is not kept
+SWEEP = 10.0  # seconds between two looks for what has expired in memory
+SWEPT = 2000  # entries looked at each time
+
+
+class NoCache:
+    """`cache.enabled: off`."""
+
+    def find(self, key: bytes) -> Entry | None:
+        """A miss."""
+        return None
+
+    async def fetch(self, key: bytes) -> Entry | None:
+        """A miss."""
+        return None
+
+    def ticket(self) -> Ticket:
+        return Ticket(0)
+
+    def store(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
+        """Nothing is kept."""
+        return False
+
+    def remember(self, request_id: str, key: bytes) -> None:
+        """Nothing is answered from here."""
+
+    async def lookup_request(self, request_id: str) -> tuple[bytes, Entry] | None:
+        """Unknown."""
+        return None
+
+    async def purge(self, selector: Selector) -> int:
+        """Nothing is here."""
+        return 0
+
+    def stats(self) -> CacheStats:
+        return CacheStats()
+
+    def reconfigure(self, section: Cache) -> None:
+        """Off it stays."""
+
+    async def start(self) -> None:
+        """Nothing is opened."""
+
+    async def close(self) -> None:
+        """Nothing is queued."""
+
+
+class Purges:
+    """What was purged since when: a flight that took off before is not kept (D2, C7)."""
+
+    def __init__(self) -> None:
+        self._log: deque[Selector] = deque(maxlen=PURGES)
+        self._count = 0
+
+    def ticket(self) -> Ticket:
+        return Ticket(self._count)
+
+    def add(self, selector: Selector) -> None:
+        """From now on earlier tickets do not hold for what it takes."""
+        self._log.append(selector)
+        self._count += 1
+
+    def forbid(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
+        """Has a purge since `ticket` taken such an entry, for all that is known."""
+        since = self._count - ticket
+        if since <= 0:
+            return False
+        if since > len(self._log):
+            return True
+        labels = entry.labels
+        return any(self._log[-back].takes(key, labels) for back in range(1, since + 1))
+
+
+class TwoTier:
+    """Memory and, unless `size_limit` is 0, a disk."""
+
+    def __init__(self, section: Cache, folder: Path, clock: Clock) -> None:
+        """`folder` is the cache's own (`data/cache`). Opens nothing."""
+        self._clock, self._max_entry = clock, section.max_entry
+        self._memory = Memory(section.memory)
+        size_limit = section.size_limit
+        self._disk = Disk(folder, clock, size_limit=size_limit) if size_limit else NoDisk()
+        self._purges = Purges()
+        self._answered: dict[str, bytes] = {}
+        self._stored = self._refused = 0
+        self._sweeper: asyncio.TimerHandle | None = None
+
+    def find(self, key: bytes) -> Entry | None:
+        """What is fresh of it in memory, or still on its way to the disk."""
+        now = self._clock.now()
+        found = self._memory.find(key, now)
+        if found is None and (waiting := self._disk.waiting(key)) is not None:
+            return waiting.at(now)
+        return found
+
+    async def fetch(self, key: bytes) -> Entry | None:
+        """What is fresh of it on disk; now in memory too."""
+        ticket = self._purges.ticket()
+        entry = await self._disk.get(key)
+        now = self._clock.now()
+        newer = self._memory.peek(key, now) or self._disk.waiting(key)
+        if newer is not None:
+            return newer.at(now)
+        if entry is None or (entry := entry.at(now)) is None:
+            return None
+        if self._purges.forbid(key, entry, ticket):
+            return None
+        self._memory.put(key, entry)
+        return entry
+
+    def ticket(self) -> Ticket:
+        return self._purges.ticket()
+
+    def store(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
+        """Into memory at once, to the disk soon; False where it is not kept."""
+        kept = entry.at(self._clock.now())
+        if kept is None or kept.size > self._max_entry or self._purges.forbid(key, kept, ticket):
+            self._refused += 1
+            return False
+        self._memory.put(key, kept)
+        self._disk.put(key, kept)
+        self._stored += 1
+        for recording in kept.recordings:
+            self.remember(recording.request_id, key)
+        return True
+
+    def remember(self, request_id: str, key: bytes) -> None:
+        answered = self._answered
+        answered[request_id] = key
+        if len(answered) > REMEMBERED:
+            del answered[next(iter(answered))]
+
+    async def lookup_request(self, request_id: str) -> tuple[bytes, Entry] | None:
+        key = await self._key_of(request_id)
+        if key is None:
+            return None
+        now = self._clock.now()
+        entry = self._memory.peek(key, now) or await self.fetch(key)
+        return None if entry is None else (key, entry)
+
+    async def purge(self, selector: Selector) -> int:
+        if selector.request is not None:
+            selector = replace(selector, answered=self._answered.get(selector.request))
+        self._purges.add(selector)
+        gone = self._memory.purge(selector)
+        return len(gone) + await self._disk.purge(selector, gone)
+
+    def stats(self) -> CacheStats:
+        return CacheStats(
+            enabled=True,
+            stored=self._stored,
+            refused=self._refused,
+            remembered=len(self._answered),
+            memory=self._memory.figures(),
+            disk=self._disk.figures(),
+        )
+
+    def reconfigure(self, section: Cache) -> None:
+        """Other bounds, from now on; the disk cannot be turned on or off."""
+        self._max_entry = section.max_entry
+        self._memory.resize(section.memory)
+        if section.size_limit:
+            self._disk.resize(section.size_limit)
+
+    async def start(self) -> None:
+        await self._disk.start()
+        self._sweep()
+
+    async def close(self) -> None:
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        await self._disk.close()
+
+    async def flush(self) -> None:
+        """Everything stored so far is on disk, or dropped and counted, when this returns."""
+        await self._disk.flush()
+
+    async def _key_of(self, request_id: str) -> bytes | None:
+        key = self._answered.get(request_id) or self._memory.of_request(request_id)
+        return key if key is not None else await self._disk.of_request(request_id)
+
+    def _sweep(self) -> None:
+        """What has expired leaves memory without being asked for."""
+        self._memory.sweep(self._clock.now(), SWEPT)
+        self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)

@@ -1,0 +1,239 @@
+"""What the cache keeps, and how it is asked and told to forget. Pure and frozen: nothing here
+awaits, reads a clock or opens a file.
+
+Rule: an entry is never changed. A newer answer makes a new entry in its place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple, NewType
+
+from gateway.exchange import NO_USAGE, HeaderList, Usage
+
+Ticket = NewType("Ticket", int)
+"""Proof of when a flight took off: what took off before a purge is not kept when it lands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One answer in one form, byte for byte as one upstream call brought it.
+
+    `created` is the wall time of its landing and `ttl` how long it may be served, both in seconds.
+    `key_id` and `key_name` are the caller's whose call it was. `headers` are ready to be replayed.
+    `body` is the JSON answer, or all events of the stream with the usage event and `[DONE]`;
+    `usage_span` is the byte range in it of the event that has usage and no choices.
+    """
+
+    request_id: str  # ULID of the request that made the call
+    created: float
+    ttl: float
+    key_id: str
+    key_name: str
+    headers: HeaderList
+    body: bytes = field(repr=False)
+    usage: Usage = NO_USAGE
+    finish_reasons: tuple[str, ...] = ()
+    usage_span: tuple[int, int] | None = None
+
+    def age(self, now: float) -> float:
+        """Seconds since it landed; 0 where the clock was set back."""
+        return max(0.0, now - self.created)
+
+    def left(self, now: float) -> float:
+        """Seconds that it may still be served."""
+        return max(0.0, self.ttl - self.age(now))
+
+    def fresh(self, now: float, max_age: float | None = None) -> bool:
+        """May be served: younger than its ttl, and no older than `max_age` (RFC 9111 section
+        5.2.1.1). One from further ahead than its own life was stamped by a wrong clock."""
+        age = self.age(now)
+        if max_age is not None and age > max_age:
+            return False
+        return age < self.ttl and self.created - now <= self.ttl
+
+
+class Label(NamedTuple):
+    """What a purge may go by, for each recording of an entry."""
+
+    key_id: str
+    key_name: str
+    model: str
+    request_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What equal requests are answered with: one call's recording, or two, one for each form.
+
+    `model` is the name that was asked for.
+    """
+
+    scope: str
+    model: str
+    upstream: str
+    stream: Recording | None = None
+    json: Recording | None = None
+
+    @property
+    def recordings(self) -> tuple[Recording, ...]:
+        """Those there are."""
+        return tuple(found for found in (self.stream, self.json) if found is not None)
+
+    @property
+    def labels(self) -> tuple[Label, ...]:
+        return tuple(
+            Label(found.key_id, found.key_name, self.model, found.request_id)
+            for found in self.recordings
+        )
+
+    @property
+    def created(self) -> float:
+        """Wall seconds of its latest landing."""
+        return max((found.created for found in self.recordings), default=0.0)
+
+    @property
+    def stale_from(self) -> float:
+        """Wall seconds from which not all of it is fresh any more."""
+        return min((found.created + found.ttl for found in self.recordings), default=0.0)
+
+    @property
+    def expires(self) -> float:
+        """Wall seconds from which nothing of it is fresh."""
+        return max((found.created + found.ttl for found in self.recordings), default=0.0)
+
+    @property
+    def size(self) -> int:
+        """Bytes of the bodies."""
+        return sum(len(found.body) for found in self.recordings)
+
+    def at(self, now: float) -> Entry | None:
+        """What of it may be served at `now`."""
+        stream = self.stream if self.stream is None or self.stream.fresh(now) else None
+        json = self.json if self.json is None or self.json.fresh(now) else None
+        if stream is None and json is None:
+            return None
+        if stream is self.stream and json is self.json:
+            return self
+        return replace(self, stream=stream, json=json)
+
+
+# Bytes of Python's own for an entry and for each recording in it, in the manner of
+# sys.getsizeof; a test holds it to what tracemalloc sees.
+_OF_AN_ENTRY, _OF_A_RECORDING, _OF_A_HEADER, _OF_DETAILS = 700, 900, 200, 1600
+
+
+def weight(entry: Entry) -> int:
+    """Bytes that an entry takes in memory, by a generous estimate."""
+    total = _OF_AN_ENTRY
+    for found in entry.recordings:
+        total += _OF_A_RECORDING + len(found.body) + (_OF_DETAILS if found.usage.details else 0)
+        total += sum(_OF_A_HEADER + len(name) + len(value) for name, value in found.headers)
+    return total
+
+
+# Forgetting --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Selector:
+    """Which entries a purge takes: those that match all that is given; nothing given, none.
+
+    `key` is a caller's name or id, `model` a name or a pattern (`*` stands for anything),
+    `request` the id of a request that stored the entry or was answered from it. `answered` is the
+    cache's to fill in: the entry that `request` was answered from.
+    """
+
+    digest: bytes | None = None
+    key: str | None = None
+    model: str | None = None
+    request: str | None = None
+    everything: bool = False
+    answered: bytes | None = None
+
+    def takes(self, digest: bytes, labels: Iterable[Label]) -> bool:
+        """Does a purge take the entry with this digest and these labels."""
+        if self.everything:
+            return True
+        given = (self.digest, self.key, self.model, self.request)
+        if all(part is None for part in given):
+            return False
+        if self.digest is not None and self.digest != digest:
+            return False
+        return any(self._takes(digest, label) for label in labels)
+
+    def _takes(self, digest: bytes, label: Label) -> bool:
+        if self.key is not None and self.key not in (label.key_id, label.key_name):
+            return False
+        if self.model is not None and not is_like(label.model, self.model):
+            return False
+        return self.request is None or self.request == label.request_id or self.answered == digest
+
+
+def is_like(name: str, pattern: str) -> bool:
+    """Does `name` match `pattern`, in which `*` stands for any characters, also none. Linear."""
+    first, *rest = pattern.split("*")
+    if not rest:
+        return name == pattern
+    *middle, last = rest
+    if not name.startswith(first) or not name.endswith(last):
+        return False
+    place, end = len(first), len(name) - len(last)
+    for part in middle:
+        place = name.find(part, place, end)
+        if place < 0:
+            return False
+        place += len(part)
+    return place <= end
+
+
+# Figures -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFigures:
+    """`evictions` by reason: expired, size, purged. Sizes in bytes; counters since the start."""
+
+    entries: int = 0
+    size: int = 0
+    limit: int = 0
+    hits: int = 0
+    misses: int = 0
+    evictions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class DiskFigures:
+    """`state`: off, opening, open, unavailable, closed. `size`: bytes that the files take.
+
+    `oldest`: wall seconds at which the oldest entry was written. `errors`, `dropped`, `evictions`
+    by reason; a dropped entry is one that did not reach the disk.
+    """
+
+    state: str = "off"
+    entries: int = 0
+    size: int = 0
+    limit: int = 0
+    oldest: float | None = None
+    hits: int = 0
+    misses: int = 0
+    written: int = 0
+    queued: int = 0
+    queued_bytes: int = 0
+    rebuilt: int = 0
+    errors: Mapping[str, int] = field(default_factory=dict)
+    dropped: Mapping[str, int] = field(default_factory=dict)
+    evictions: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CacheStats:
+    """`refused`: answers that came too late for a purge, were stale or too large at `store`."""
+
+    enabled: bool = False
+    stored: int = 0
+    refused: int = 0
+    remembered: int = 0
+    memory: MemoryFigures = MemoryFigures()
+    disk: DiskFigures = DiskFigures()

@@ -1,4 +1,4 @@
-"""Breaking off one awaited section of a task from a callback. asyncio, no I/O, no task of its own."""
+"""Breaking off one awaited section of a task from a callback. asyncio, no I/O, no own task."""
 
 from __future__ import annotations
 

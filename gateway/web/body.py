@@ -111,8 +111,9 @@ class RequestBody:
         RequestTooLarge past `limit` bytes, Overloaded past the budget, RequestTimeout,
         InvalidRequest for broken chunks, ClientGone.
         """
-        self._ask(limit)
+        self._check(limit)
         self._reserve(self.received if self.length is None else self.length)
+        self._ask()  # what answers 100 Continue: only what will be taken is asked for
         if not self._eof:
             self._high = None
             await self._wait()
@@ -123,7 +124,8 @@ class RequestBody:
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it comes, never more than about 256 KiB of it here; errors as in `read`."""
-        self._ask(limit)
+        self._check(limit)
+        self._ask()
         self._high = STREAM_LIMIT
         while True:
             if self._data:
@@ -136,12 +138,14 @@ class RequestBody:
             else:
                 await self._wait()
 
-    def _ask(self, limit: int) -> None:
+    def _check(self, limit: int) -> None:
         if self._error is not None:
             raise self._error
         self._limit = limit
         if self._too_large():
             raise _too_large(limit)
+
+    def _ask(self) -> None:
         if not self._asked:
             self._asked = True
             if not self._eof:

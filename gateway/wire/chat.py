@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import msgspec
 
 from gateway.errors import InvalidJSON, InvalidRequest
+from gateway.wire.canonical import digest
 from gateway.wire.members import add_members, edit_members, members
 
 # Members that decide something here; a name that is nearly theirs is theirs to some readers.
@@ -32,6 +34,7 @@ class ChatRequest:
     `asked_usage`: `stream_options.include_usage` is true. `has_stream_options`: the member is
     there, perhaps null. `max_tokens`, `max_completion_tokens`: None where absent or no integer.
     `canonical`: every reader reads the same from this body; `reason` says in a word why not.
+    `digest`: of its canonical form, where it has one and it was asked for.
     """
 
     body: bytes = field(repr=False)
@@ -44,19 +47,30 @@ class ChatRequest:
     max_completion_tokens: int | None
     canonical: bool
     reason: str | None = None
+    digest: bytes | None = None
 
 
-def read_chat(body: bytes) -> ChatRequest:
+def read_chat(body: bytes, ignore: Collection[str] | None = None) -> ChatRequest:
     """The request in `body`. InvalidJSON, InvalidRequest (contract, "Errors").
 
-    Takes milliseconds for a megabyte: large bodies are read off the loop. Keeps nothing.
+    With `ignore`, the names left out of it, its digest is made too. Takes milliseconds for a
+    megabyte: large bodies are read off the loop. Keeps nothing.
     """
     text, reason = _text(body)
     found, odd = _document(text)
-    return _request(body, found, reason or odd)
+    reason = reason or odd
+    made = None
+    if reason is None and ignore is not None:
+        try:
+            made = digest(found, ignore)
+        except RecursionError:
+            reason = "depth"
+    return _request(body, found, reason, made)
 
 
-def _request(body: bytes, found: dict[str, Any], reason: str | None) -> ChatRequest:
+def _request(
+    body: bytes, found: dict[str, Any], reason: str | None, made: bytes | None
+) -> ChatRequest:
     options = found.get("stream_options")
     if options is None:
         options = {}
@@ -76,6 +90,7 @@ def _request(body: bytes, found: dict[str, Any], reason: str | None) -> ChatRequ
         max_completion_tokens=_whole(found.get("max_completion_tokens")),
         canonical=reason is None,
         reason=reason,
+        digest=made,
     )
 
 

@@ -51,6 +51,17 @@ def test_the_least_request_is_read():
     )
 
 
+def test_the_digest_is_made_where_it_is_asked_for_and_there_is_one():
+    """Issue 3: equal in meaning, equal in digest; without a canonical form there is none."""
+    assert read_chat(body()).digest is None
+    one = read_chat(body(stream=True, user="u"), {"user"}).digest
+    assert one == read_chat(b" " + body(stream=False), ()).digest
+    assert one is not None
+    assert len(one) == 32
+    assert read_chat(body(n=2), ()).digest != one
+    assert read_chat(raw('"x":NaN'), ()).digest is None
+
+
 def test_a_prompt_is_in_no_repr():
     assert "secret" not in repr(read_chat(body(messages="secret")))
 

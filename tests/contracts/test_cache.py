@@ -6,12 +6,12 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import pytest
-from tests.cache.fake import FakeCache
-from tests.cache.samples import ALL, SetClock, ask, entry, keep, key_of, recording, section
 
 from gateway.cache.store import NoCache, TwoTier
 from gateway.entry import Selector
 from gateway.ports import Cache
+from tests.cache.fake import FakeCache
+from tests.cache.samples import ALL, SetClock, ask, entry, keep, key_of, recording, section
 
 A, B, C = key_of("a"), key_of("b"), key_of("c")
 

@@ -11,7 +11,7 @@ from typing import Protocol
 from msgspec.json import encode
 
 from gateway.calls import header
-from gateway.errors import GatewayError
+from gateway.errors import GatewayError, NotCached
 from gateway.exchange import CacheState, HeaderList
 from gateway.flight import Head
 from gateway.trip import Trip, outcome_of
@@ -44,6 +44,7 @@ def own_headers(trip: Trip) -> HeaderList:
         ("x-gateway-request-id", trip.ask.id),
         ("x-request-id", trip.ask.id),
         *trip.ask.cors,
+        *trip.cache_headers,
     ]
     if trip.cache is not CacheState.NONE:
         own.append(("x-gateway-cache", trip.cache.value))
@@ -63,7 +64,8 @@ def send_error(trip: Trip, error: GatewayError, render: Render) -> None:
     trip.outcome, trip.error = outcome_of(error, trip.upstream is not None), error.code
     client = trip.client
     if not client.started:
-        trip.cache = CacheState.NONE
+        if not isinstance(error, NotCached):
+            trip.cache = CacheState.NONE
         send_whole(trip, *render(error))
     elif trip.observer is not None and trip.observer.form is Form.STREAM:
         # An unfinished block that was handed out is ended first.

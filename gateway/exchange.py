@@ -158,6 +158,10 @@ class Exchange:
     bytes_in: int
     bytes_out: int
     attempts: int  # calls made to an upstream, a retry counts
+    cache_key: str | None = None  # 16 hex digits of the digest
+    cache_reason: str | None = None  # why it was passed by or not kept (cache/rules.py)
+    cache_age: float | None = None  # seconds, of a hit
+    saved: Usage = NO_USAGE  # tokens that a hit, or joining, did not cost
     upstream_request_id: str | None = None
     usage_missing: str | None = None
     client_retry: str | None = None  # the client's own `x-stainless-retry-count`

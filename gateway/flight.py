@@ -16,6 +16,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from gateway.errors import GatewayError, InternalError
 from gateway.exchange import HeaderList
 from gateway.leash import Leash
 from gateway.ports import Client, ClientGone, Clock, Reply
@@ -51,26 +52,33 @@ class Flight:
         "head",
         "held",
         "landed",
+        "observer",
         "on_empty",
+        "on_growth",
         "on_unkept",
+        "place",
         "readers",
         "visible",
         "waited",
     )
 
-    def __init__(self, cap: int = 0) -> None:
+    def __init__(self, cap: int = 0, *, place: tuple[bytes, bool] | None = None) -> None:
+        """`place`: what it is listed under, a request's key and form, where others may board."""
         self.cap = cap
+        self.place = place
         self.head: Head | None = None
         self.form = Form.OTHER
         self.readers: list[Reader] = []
         self.aboard = 0  # who waits for this answer, reading or not
         self.landed = False
-        self.failure: Exception | None = None
+        self.failure: GatewayError | None = None
         self.ends: list[bytes] = []
         self.held = 0  # bytes that are here
         self.visible = 0  # pieces (counted from the start) that readers may take
         self.waited = 0.0  # seconds spent waiting for the upstream's bytes
+        self.observer: Observer | None = None
         self.on_empty: Callable[[], None] = _nothing
+        self.on_growth: Callable[[], None] | None = None
         self.on_unkept: Callable[[], None] = _nothing
         self._pieces: list[Piece] = []
         self._first = 0  # how many pieces have been forgotten
@@ -101,6 +109,7 @@ class Flight:
         """Pump the reply until it has ended. What came before an UpstreamError or UpstreamTimeout
         has been pushed, an unfinished event dropped. `on_content` is called once, after the first
         content has been pushed."""
+        self.observer = observer
         self.begin(reply, observer.form)
         quiet = True
         while True:
@@ -145,8 +154,10 @@ class Flight:
         self.push()
         self._wake_waiters()
 
-    def fail(self, error: Exception) -> None:
-        """Nothing more will come; whoever waits gets the error."""
+    def fail(self, error: BaseException) -> None:
+        """Nothing more will come; whoever waits gets the error, or hears of a fault."""
+        if not isinstance(error, GatewayError):
+            error = InternalError("The request that this one had joined failed.")
         self.failure = error
         self._wake_waiters()
 
@@ -170,6 +181,8 @@ class Flight:
                 self.held += len(piece)
         if self.cap and self.held > self.cap:
             self.stop_recording()
+        elif self.on_growth is not None:
+            self.on_growth()
 
     def _show(self, data: bytes = b"") -> None:
         """Let readers have what is there, but for the last piece of JSON: the answer's end is held
@@ -183,6 +196,11 @@ class Flight:
         self.push()
 
     # -- readers -----------------------------------------------------------------------------------
+
+    @property
+    def stream(self) -> bool:
+        """Asked for as a stream."""
+        return self.place is not None and self.place[1]
 
     @property
     def holding(self) -> bool:

@@ -13,18 +13,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
 from msgspec.json import encode
 
 from gateway.answers import Render, head_of, send_error, send_whole
+from gateway.boarding import Boarding, Plan
 from gateway.calls import Calls, header, is_whole, observer, refuse_cut, refuse_html
 from gateway.errors import (
     Draining,
     GatewayError,
     InternalError,
+    NotCached,
     RequestLoop,
     UnknownURL,
     UnsupportedEncoding,
@@ -35,7 +38,7 @@ from gateway.leash import Leash
 from gateway.ports import Ask, Call, Client, ClientGone, Clock, Keys, Sink, Upstream
 from gateway.trip import Trip, verdict
 from gateway.upstream.rules import choose, is_loop
-from gateway.wire.chat import ChatRequest, read_chat, read_model
+from gateway.wire.chat import ChatRequest, read_model
 
 log = logging.getLogger("gateway.pipeline")
 
@@ -53,6 +56,7 @@ class House:
     clock: Clock
     render: Render
     calls: Calls
+    boarding: Boarding
     instance: str  # this process's random id, for `Via`
     body_limit: int
     upload_limit: int
@@ -134,12 +138,13 @@ class Pipeline:
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
         body = await ask.body.read(house.body_limit)
-        request = await house.calls.off_loop(read_chat, body)
+        known = await house.boarding.know(body)
         trip.mark("received", house.clock.monotonic())
-        trip.model, trip.stream = request.model, request.stream
+        trip.model, trip.stream = known.request.model, known.request.stream
         upstream = self._choose(trip, caller, CHAT)
-        call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, request.model)
-        await self._launch(trip, upstream, call, request)
+        plan = house.boarding.plan(trip, upstream, caller, known, CHAT)
+        call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
+        await self._board(trip, upstream, call, plan)
 
     async def _relay(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
@@ -150,7 +155,7 @@ class Pipeline:
         call = Call(
             ask.method, ask.path, ask.query, ask.headers, body, ask.body.length, caller, trip.model
         )
-        await self._launch(trip, upstream, call, None)
+        await self._launch(trip, upstream, call, None, None)
 
     async def _relay_body(self, ask: Ask) -> tuple[bytes | AsyncIterator[bytes] | None, str | None]:
         """The body to send on and the model it names. A JSON body is read whole, since its model
@@ -189,32 +194,104 @@ class Pipeline:
 
     # -- board -------------------------------------------------------------------------------------
 
-    async def _launch(
-        self, trip: Trip, upstream: Upstream, call: Call, request: ChatRequest | None
-    ) -> None:
-        """A flight of this request's own: one call, its answer pumped to the client."""
-        house, flight, leash = self.house, Flight(), Leash()
-        flight.on_empty = partial(leash.pull, ClientGone())
-        reader = Reader(
-            flight,
-            trip.client,
-            hides_usage=request is not None and not request.asked_usage,
-            make_head=partial(head_of, trip),
-        )
-        house.flights.add(leash)
-        house.streams += trip.stream
+    async def _board(self, trip: Trip, upstream: Upstream, call: Call, plan: Plan) -> None:
+        """A kept answer, an equal request's flight, or a call of its own."""
+        boarding = self.house.boarding
+        if replay := await boarding.look_up(trip, plan):
+            await self._deliver(trip, self._reader(trip, replay.flight, plan.request))
+        elif plan.wish.only_if_cached:
+            raise NotCached("Nothing is kept for this request, and only-if-cached makes no call.")
+        else:
+            flight = boarding.find_flight(plan)
+            if flight is None or not await self._join(trip, flight, plan):
+                await self._launch(trip, upstream, call, plan.request, plan)
+
+    async def _join(self, trip: Trip, flight: Flight, plan: Plan) -> bool:
+        """Wait for an equal request's answer, live where it comes in the form asked for. False: it
+        has landed in the other form and cannot be turned into this one."""
+        trip.cache, leash = CacheState.JOINED, Leash()
+        live = flight.stream == plan.request.stream
+        reader = self._reader(trip, flight, plan.request, leash=leash, live=live)
         try:
-            with leash:
+            with leash, self._in_the_air(trip, leash):
+                await flight.wait()
+        except GatewayError:
+            trip.observer = flight.observer
+            raise
+        finally:
+            if not live:
+                reader.leave()
+        self.house.boarding.note_join(trip, flight)
+        if live:
+            await self._deliver(trip, reader)
+            return True
+        replay = await self.house.boarding.look_up(trip, plan)
+        if replay is None:
+            trip.cache = CacheState.MISS
+            return False
+        trip.cache = CacheState.JOINED
+        await self._deliver(trip, self._reader(trip, replay.flight, plan.request))
+        return True
+
+    async def _launch(
+        self,
+        trip: Trip,
+        upstream: Upstream,
+        call: Call,
+        request: ChatRequest | None,
+        plan: Plan | None,
+    ) -> None:
+        """A flight of this request's own: one call, its answer pumped to whoever is aboard."""
+        boarding, leash = self.house.boarding, Leash()
+        flight = boarding.open_flight(plan, upstream, leash)
+        reader = self._reader(trip, flight, request)
+        try:
+            with leash, self._in_the_air(trip, leash):
                 await self._fly(trip, flight, leash, upstream, call, request)
+            if plan is not None:
+                await boarding.keep(trip, plan, flight)
         except ClientGone:
             # Who has the finish and the usage has the answer: [DONE] alone is no loss (B4).
             if reader.behind or not is_whole(trip.summary):
                 raise
+        except BaseException as error:
+            flight.fail(error)
+            raise
+        finally:
+            boarding.close_flight(flight)
+            trip.waited += flight.waited
+        flight.land()
+        await self._deliver(trip, reader)
+
+    def _reader(
+        self,
+        trip: Trip,
+        flight: Flight,
+        request: ChatRequest | None,
+        *,
+        leash: Leash | None = None,
+        live: bool = True,
+    ) -> Reader:
+        return Reader(
+            flight,
+            trip.client,
+            hides_usage=request is not None and not request.asked_usage,
+            make_head=partial(head_of, trip),
+            live=live,
+            leash=leash,
+        )
+
+    @contextmanager
+    def _in_the_air(self, trip: Trip, leash: Leash) -> Iterator[None]:
+        """A stop can cut what is in the air, and gauges count it."""
+        house = self.house
+        house.flights.add(leash)
+        house.streams += trip.stream
+        try:
+            yield
         finally:
             house.flights.discard(leash)
             house.streams -= trip.stream
-            trip.waited += flight.waited
-        await self._deliver(trip, flight, reader)
 
     async def _fly(
         self,
@@ -234,6 +311,8 @@ class Pipeline:
             if request is not None and reply.status == 200:
                 refuse_html(reply, upstream)
             trip.upstream_request_id = header(reply.headers, "x-request-id") or None
+            if reply.status != 200:
+                flight.stop_recording()
             await flight.fly(
                 reply, watcher, leash, clock, lambda: trip.mark("first_token", clock.monotonic())
             )
@@ -246,9 +325,8 @@ class Pipeline:
 
     # -- deliver -----------------------------------------------------------------------------------
 
-    async def _deliver(self, trip: Trip, flight: Flight, reader: Reader) -> None:
+    async def _deliver(self, trip: Trip, reader: Reader) -> None:
         """The answer is whole: hand over what is left, then its end."""
-        flight.land()
         await reader.finish()
         trip.outcome, trip.error = verdict(trip.status, trip.summary)
 

@@ -204,6 +204,18 @@ class Upstream(Protocol):
         """The model's name upstream (`rename`)."""
 
     @property
+    def base_url(self) -> str:
+        """As configured; part of what an equal request is."""
+
+    @property
+    def cache(self) -> bool:
+        """May its answers be kept."""
+
+    @property
+    def cache_ttl(self) -> float | None:
+        """Seconds, instead of `cache.ttl`."""
+
+    @property
     def finish_on_disconnect(self) -> bool: ...
 
     @property

@@ -13,10 +13,23 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.exchange import NO_USAGE, CacheState, Caller, Exchange, Outcome, Summary, Timings
+from gateway.exchange import (
+    NO_USAGE,
+    CacheState,
+    Caller,
+    Exchange,
+    HeaderList,
+    Outcome,
+    Summary,
+    Timings,
+    Usage,
+    UsageSource,
+)
 from gateway.ports import Ask, CallTimes, Client
 from gateway.wire.headers import read_tags, read_trace_id
 from gateway.wire.observe import Observer
+
+FROM_CACHE = Usage(source=UsageSource.CACHE)
 
 
 @dataclass(slots=True)
@@ -36,6 +49,11 @@ class Trip:
     outcome: Outcome = Outcome.CLIENT_DISCONNECT
     error: str | None = None
     cache: CacheState = CacheState.NONE
+    cache_key: str | None = None
+    cache_reason: str | None = None
+    cache_age: float | None = None
+    cache_headers: HeaderList = field(default_factory=list)
+    saved: Usage = NO_USAGE
     observer: Observer | None = None
     summary: Summary | None = None
     times: CallTimes | None = None
@@ -51,6 +69,8 @@ class Trip:
         """The finished record."""
         ask, summary, times = self.ask, self.summary, self.times
         usage = summary.usage if summary is not None and self.status == 200 else None
+        if self.cache in {CacheState.HIT, CacheState.JOINED}:
+            usage = FROM_CACHE  # booked where the call was made
         return Exchange(
             id=ask.id,
             at=ask.at,
@@ -78,6 +98,10 @@ class Trip:
             bytes_in=ask.body.received,
             bytes_out=self.client.bytes_out,
             attempts=self.attempts,
+            cache_key=self.cache_key,
+            cache_reason=self.cache_reason,
+            cache_age=self.cache_age,
+            saved=self.saved,
             upstream_request_id=self.upstream_request_id,
             usage_missing=summary.missing if summary is not None and self.status == 200 else None,
             client_retry=ask.header("x-stainless-retry-count"),

@@ -7,7 +7,10 @@ from collections.abc import AsyncIterator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from gateway.boarding import Boarding
+from gateway.cache.store import NoCache
 from gateway.calls import Calls
+from gateway.config import Cache
 from gateway.errors import GatewayError
 from gateway.exchange import Caller, CallerKind, Exchange, HeaderList
 from gateway.pipeline import House
@@ -151,6 +154,9 @@ class FakeUpstream:
     """Answers calls with the replies it was given, in order; an exception is raised."""
 
     builtin = False
+    base_url = "http://up/v1"
+    cache = True
+    cache_ttl = None
     finish_on_disconnect = True
 
     def __init__(
@@ -230,16 +236,26 @@ def ask(
     return Ask("ID", 1000.0, 1000.0, method, path, "", headers, body, "127.0.0.1", **more)
 
 
-def house(story: list[Any], *upstreams: FakeUpstream, keys: FakeKeys | None = None) -> House:
+def house(
+    story: list[Any],
+    *upstreams: FakeUpstream,
+    keys: FakeKeys | None = None,
+    section: Cache | None = None,
+    cache: Any = None,
+) -> House:
     """A house of fakes with one sink."""
     clock = FakeClock()
+    calls = Calls(clock, ThreadPoolExecutor(1))
+    section = section or Cache(enabled=False)
+    cache = cache or NoCache()
     return House(
         keys=keys or FakeKeys(),
         upstreams=upstreams,
         sinks=(FakeSink(story),),
         clock=clock,
         render=render,
-        calls=Calls(clock, ThreadPoolExecutor(1)),
+        calls=calls,
+        boarding=Boarding(section, cache, clock, calls),
         instance="instance",
         body_limit=1 << 26,
         upload_limit=1 << 30,

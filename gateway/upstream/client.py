@@ -54,6 +54,9 @@ class HTTPUpstream:
         self.name = section.name
         self.stats = Stats()
         self.finish_on_disconnect = section.on_disconnect is Disconnect.FINISH
+        self.base_url = section.base_url
+        self.cache = section.cache
+        self.cache_ttl = section.cache_ttl
         self._section = section
         self._clock = clock
         self._models = rules.Models(section.models, section.rename)

@@ -66,6 +66,9 @@ class EchoUpstream:
         self.name = section.name
         self.stats = Stats()
         self.finish_on_disconnect = section.on_disconnect is Disconnect.FINISH
+        self.base_url = section.base_url
+        self.cache = section.cache
+        self.cache_ttl = section.cache_ttl
         self.injects_usage = section.inject_usage
         self._models = rules.Models(section.models, section.rename)
         self._delay = section.delay

@@ -1,0 +1,399 @@
+"""What a chat request may board: a kept answer, an equal request's flight, or one of its own.
+
+Plans come first and decide everything that can be decided; the pipeline acts on them. The rules are
+the cache room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an upstream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+
+import msgspec
+
+from gateway.cache import rules
+from gateway.cache.rules import Landing, Policies, Policy, Traits, Wish
+from gateway.calls import Calls, header
+from gateway.config import Abandoned
+from gateway.config import Cache as CacheSection
+from gateway.entry import Entry, Recording, Ticket
+from gateway.exchange import NO_USAGE, CacheState, Caller, Summary, UsageSource
+from gateway.flight import Flight, Head
+from gateway.leash import Leash
+from gateway.ports import Cache, ClientGone, Clock, Upstream
+from gateway.trip import Trip
+from gateway.wire.assemble import assemble, disassemble
+from gateway.wire.canonical import digest
+from gateway.wire.chat import ChatRequest, read_chat
+from gateway.wire.observe import Form, Piece, UsageEvent
+
+KNOWN_BYTES = 32 * 1024 * 1024  # of bodies that came before and need no parsing again
+KNOWN_LARGEST = 256 * 1024
+BUILT_BYTES = 32 * 1024 * 1024  # of answers built in the other form
+SLICE = 256 * 1024  # a kept answer goes out in such pieces: a slow client would buffer it all
+# Of an answer's headers, those that still hold when it is replayed (requirement D8).
+REPLAYED = frozenset({"content-type", "content-language", "openai-model", "openai-version"})
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A body that was read: what it asks, its traits, the digest of its canonical form."""
+
+    request: ChatRequest
+    traits: Traits
+    digest: bytes | None
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one request is to the cache. `key` None: nothing, for the reason in `bypass`."""
+
+    request: ChatRequest
+    wish: Wish
+    policy: Policy
+    scope: str
+    key: bytes | None
+    bypass: str | None
+    ticket: Ticket
+
+    @property
+    def reads(self) -> bool:
+        return self.key is not None and self.wish.reads
+
+    @property
+    def keeps(self) -> bool:
+        return self.key is not None and self.wish.keeps
+
+
+@dataclass(frozen=True, slots=True)
+class Replay:
+    """A kept answer in the form that was asked for."""
+
+    recording: Recording
+    flight: Flight
+
+
+class Boarding:
+    """Look-ups, flights in the air, and what is kept."""
+
+    def __init__(self, section: CacheSection, cache: Cache, clock: Clock, calls: Calls) -> None:
+        self.cache = cache
+        self.abandoned = AbandonedFlights(section.abandoned)
+        self._clock = clock
+        self._calls = calls
+        self._known: dict[bytes, Known] = {}
+        self._known_bytes = 0
+        self._built: dict[tuple[str, Form, bool], list[Piece]] = {}
+        self._built_bytes = 0
+        self._flights: dict[tuple[bytes, bool], Flight] = {}
+        self.reconfigure(section)
+
+    def reconfigure(self, section: CacheSection) -> None:
+        """Take a new `cache` section, from the next request on."""
+        self._policies = Policies(section)
+        self._ignored = frozenset(section.ignore_fields)
+        self.abandoned.limits = section.abandoned
+        self._known.clear()
+        self._known_bytes = 0
+
+    # -- plan --------------------------------------------------------------------------------------
+
+    async def know(self, body: bytes) -> Known:
+        """What a body asks. One that came before, byte for byte, is not parsed again."""
+        if len(body) > KNOWN_LARGEST:
+            return await self._calls.off_loop(self._study, body)
+        raw = sha256(body).digest()
+        known = self._known.pop(raw, None)
+        if known is None:
+            known = self._study(body)
+            self._known_bytes += len(body)
+            while self._known_bytes > KNOWN_BYTES:
+                self._known_bytes -= len(self._known.pop(next(iter(self._known))).request.body)
+        self._known[raw] = known  # last again: the one not seen for longest goes first
+        return known
+
+    def _study(self, body: bytes) -> Known:
+        request = read_chat(body)
+        if not request.canonical:
+            return Known(request, rules.traits_of({}, request.reason or "odd"), None)
+        members = msgspec.json.decode(body)
+        try:
+            canonical = digest(members, self._ignored)
+        except RecursionError:
+            return Known(request, rules.traits_of({}, "depth"), None)
+        return Known(request, rules.traits_of(members), canonical)
+
+    def plan(self, trip: Trip, upstream: Upstream, caller: Caller, known: Known, path: str) -> Plan:
+        """What this request is to the cache; its key, its wish, its reason to pass by."""
+        ask, request = trip.ask, known.request
+        wish = rules.read_wish(ask.header("cache-control"), ask.header("x-gateway-cache-ttl"))
+        policy = self._policies.of(request.model, enabled=upstream.cache, ttl=upstream.cache_ttl)
+        bypass = rules.bypass_reason(known.traits, wish, policy)
+        scope = rules.scope_of(caller, policy.scope)
+        key = None
+        if bypass is None and known.digest is not None:
+            key = rules.identity(
+                scope=scope,
+                path=path,
+                query=ask.query,
+                upstream=upstream.name,
+                base_url=upstream.base_url,
+                model=trip.served or request.model,
+                headers=ask.headers,
+                body=known.digest,
+            )
+            trip.cache_key = key.hex()[:16]
+        trip.cache = CacheState.BYPASS if key is None else CacheState.MISS
+        trip.cache_reason = bypass
+        return Plan(request, wish, policy, scope, key, bypass, self.cache.ticket())
+
+    # -- look up -----------------------------------------------------------------------------------
+
+    async def look_up(self, trip: Trip, plan: Plan) -> Replay | None:
+        """A kept answer in the form asked for, or None. From memory nothing is awaited."""
+        if not plan.reads or plan.key is None:
+            return None
+        entry = self.cache.find(plan.key)
+        if entry is None:
+            entry = await self.cache.fetch(plan.key)
+        replay = None if entry is None else await self._replay(entry, plan)
+        trip.mark("looked_up", self._clock.monotonic())
+        if replay is not None:
+            self._note_hit(trip, plan.key, replay.recording)
+        return replay
+
+    async def _replay(self, entry: Entry, plan: Plan) -> Replay | None:
+        now, request = self._clock.now(), plan.request
+        same, other = (entry.stream, entry.json) if request.stream else (entry.json, entry.stream)
+        if same is not None and same.fresh(now, plan.wish.max_age):
+            lacks_usage = same.usage.source is UsageSource.NONE
+            if not (request.stream and request.asked_usage and lacks_usage):
+                return Replay(same, Flight.of(_head(same, request.stream), _pieces(same), []))
+        if other is None or not other.fresh(now, plan.wish.max_age):
+            return None
+        pieces = await self._build(other, request)
+        if pieces is None:
+            return None
+        kind = "text/event-stream" if request.stream else "application/json"
+        headers = [("content-type", kind)]
+        headers += [pair for pair in other.headers if pair[0] != "content-type"]
+        length = None if request.stream else sum(map(len, pieces))
+        return Replay(other, Flight.of(Head(200, headers, length), pieces, []))
+
+    async def _build(self, recording: Recording, request: ChatRequest) -> list[Piece] | None:
+        """The other form of a recording, where that is exact (design.md, "Across forms")."""
+        form = Form.STREAM if request.stream else Form.JSON
+        place = (recording.request_id, form, request.stream and request.asked_usage)
+        pieces = self._built.pop(place, None)
+        if pieces is None:
+            work = partial(_converted, form=form, include_usage=place[2])
+            pieces = await self._calls.off_loop(work, recording.body)
+            if pieces is None:
+                return None
+            self._built_bytes += sum(map(len, pieces))
+            while self._built_bytes > BUILT_BYTES and self._built:
+                self._built_bytes -= sum(map(len, self._built.pop(next(iter(self._built)))))
+        self._built[place] = pieces
+        return pieces
+
+    def note_join(self, trip: Trip, flight: Flight) -> None:
+        """A flight that was joined has landed: what that saved."""
+        if flight.observer is not None:
+            trip.observer = flight.observer
+            trip.summary = flight.observer.summary()
+            trip.saved = trip.summary.usage or NO_USAGE
+            if trip.cache_key is not None and flight.place is not None:
+                self.cache.remember(trip.ask.id, flight.place[0])
+
+    def _note_hit(self, trip: Trip, key: bytes, recording: Recording) -> None:
+        now, usage = self._clock.now(), recording.usage
+        trip.cache = CacheState.HIT
+        trip.saved = usage
+        trip.summary = Summary(usage, recording.finish_reasons, complete=True)
+        trip.cache_age = recording.age(now)
+        trip.cache_headers = [
+            ("age", str(int(trip.cache_age))),
+            ("x-gateway-cache-key", trip.cache_key or ""),
+            ("x-gateway-cache-ttl", str(int(recording.left(now)))),
+            ("x-gateway-saved-tokens", str(usage.prompt_tokens + usage.completion_tokens)),
+        ]
+        self.cache.remember(trip.ask.id, key)
+
+    # -- flights in the air ------------------------------------------------------------------------
+
+    def find_flight(self, plan: Plan) -> Flight | None:
+        """A flight that may be boarded: of the same form, else a stream for who wants JSON. Who
+        wants a stream never boards JSON: it would sit silent."""
+        if not plan.reads or plan.key is None:
+            return None
+        flight = self._flights.get((plan.key, plan.request.stream))
+        if flight is None and not plan.request.stream:
+            flight = self._flights.get((plan.key, True))
+        if flight is not None:
+            self.abandoned.release(flight)
+        return flight
+
+    def open_flight(self, plan: Plan | None, upstream: Upstream, leash: Leash) -> Flight:
+        """A flight of one's own; equal requests may board it for as long as it may be kept."""
+        if plan is None or plan.key is None or not plan.keeps:
+            flight = Flight()
+            flight.on_empty = partial(leash.pull, ClientGone())
+            return flight
+        place = (plan.key, plan.request.stream)
+        flight = Flight(plan.policy.max_entry, place=place)
+        self._flights.setdefault(place, flight)
+
+        def let_go() -> None:
+            self.close_flight(flight)
+            if not flight.aboard:
+                leash.pull(ClientGone())
+
+        def left_alone() -> None:
+            finishes = bool(flight.cap) and upstream.finish_on_disconnect
+            if not finishes or not self.abandoned.adopt(flight, leash):
+                let_go()
+
+        flight.on_unkept, flight.on_empty = let_go, left_alone
+        return flight
+
+    def close_flight(self, flight: Flight) -> None:
+        """Nobody new may board: it has landed, or will not be kept."""
+        self.abandoned.release(flight)
+        if flight.place is not None and self._flights.get(flight.place) is flight:
+            del self._flights[flight.place]
+
+    @property
+    def in_the_air(self) -> int:
+        """Flights that may be boarded."""
+        return len(self._flights)
+
+    # -- keep --------------------------------------------------------------------------------------
+
+    async def keep(self, trip: Trip, plan: Plan, flight: Flight) -> None:
+        """Keep an answer that has come whole, before its end is released; or say why not."""
+        head, summary, caller = flight.head, trip.summary, trip.caller
+        if plan.key is None or head is None or summary is None or caller is None:
+            return
+        body, span = _recorded(flight)
+        landing = Landing(
+            status=head.status,
+            content_type=header(head.headers, "content-type"),
+            streamed=plan.request.stream,
+            summary=summary,
+            size=len(body) if flight.cap else plan.policy.max_entry + 1,
+            choices=plan.request.n,
+            encoded=bool(header(head.headers, "content-encoding")),
+        )
+        trip.cache_reason = rules.may_keep(landing, plan.wish, plan.policy)
+        if trip.cache_reason is not None:
+            return
+        recording = Recording(
+            request_id=trip.ask.id,
+            created=self._clock.now(),
+            ttl=plan.policy.ttl_for(plan.wish),
+            key_id=caller.id,
+            key_name=caller.name,
+            headers=[pair for pair in head.headers if pair[0] in REPLAYED],
+            body=body,
+            usage=summary.usage or NO_USAGE,
+            finish_reasons=summary.finish_reasons,
+            usage_span=span,
+        )
+        await self._store(plan, plan.key, trip.upstream or "", recording)
+
+    async def _store(self, plan: Plan, key: bytes, upstream: str, recording: Recording) -> None:
+        """The later landing wins, for its own form; the other one stays where it is needed."""
+        old = self.cache.find(key)
+        if old is None and not plan.wish.reads:  # nobody has looked on the disk for this request
+            old = await self.cache.fetch(key)
+        request = plan.request
+        form = {"stream": recording} if request.stream else {"json": recording}
+        new = Entry(plan.scope, request.model, upstream, **form)
+        converts = False
+        other = None if old is None else old.json if request.stream else old.stream
+        if other is not None:
+            built = Form.JSON if request.stream else Form.STREAM
+            work = partial(_converted, form=built, include_usage=True)
+            converts = await self._calls.off_loop(work, recording.body) is not None
+        self.cache.store(key, rules.landed(old, new, converts=converts), plan.ticket)
+
+
+class AbandonedFlights:
+    """Flights whose clients have all left, which go on so that their answer is kept: bounded in
+    number, bytes and seconds."""
+
+    def __init__(self, limits: Abandoned) -> None:
+        self.limits = limits
+        self._timers: dict[int, asyncio.TimerHandle] = {}
+        self._held: dict[int, int] = {}
+
+    def adopt(self, flight: Flight, leash: Leash) -> bool:
+        """Take a flight; False where there is no room for it."""
+        if len(self._timers) >= self.limits.flights:
+            return False
+
+        def over() -> None:
+            self.release(flight)
+            leash.pull(ClientGone())
+
+        def grew() -> None:
+            self._held[id(flight)] = flight.held
+            if sum(self._held.values()) > self.limits.bytes:
+                over()
+
+        loop = asyncio.get_running_loop()
+        self._timers[id(flight)] = loop.call_later(self.limits.time, over)
+        flight.on_growth = grew
+        grew()
+        return id(flight) in self._timers
+
+    def release(self, flight: Flight) -> None:
+        """It has landed, or somebody has boarded it."""
+        timer = self._timers.pop(id(flight), None)
+        self._held.pop(id(flight), None)
+        if timer is not None:
+            timer.cancel()
+            flight.on_growth = None
+
+    def __len__(self) -> int:
+        return len(self._timers)
+
+
+def _head(recording: Recording, stream: bool) -> Head:
+    return Head(200, recording.headers, None if stream else len(recording.body))
+
+
+def _pieces(recording: Recording) -> list[Piece]:
+    """A recording as it is handed out: the usage event apart, large bodies in slices."""
+    body, span = recording.body, recording.usage_span
+    if span is None:
+        return _sliced(body)
+    start, end = span
+    return [*_sliced(body[:start]), UsageEvent(body[start:end]), *_sliced(body[end:])]
+
+
+def _sliced(body: bytes) -> list[Piece]:
+    if len(body) <= SLICE:
+        return [body] if body else []
+    return [body[at : at + SLICE] for at in range(0, len(body), SLICE)]
+
+
+def _recorded(flight: Flight) -> tuple[bytes, tuple[int, int] | None]:
+    """All bytes of a flight, and where in them the usage event is."""
+    pieces, ends = flight.recorded()
+    at, span = 0, None
+    for piece in pieces:
+        if type(piece) is UsageEvent:
+            span = (at, at + len(piece))
+        at += len(piece)
+    return b"".join([*pieces, *ends]), span
+
+
+def _converted(body: bytes, *, form: Form, include_usage: bool) -> list[Piece] | None:
+    if form is Form.STREAM:
+        events = disassemble(body, include_usage)
+        return None if events is None else _sliced(b"".join(events))
+    completion = assemble(body)
+    return None if completion is None else _sliced(completion)

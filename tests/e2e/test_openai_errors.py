@@ -117,9 +117,9 @@ def test_unknown_url(client: openai.OpenAI) -> None:
 
 def test_upstream_refused(client: openai.OpenAI, house: Gateway) -> None:
     with pytest.raises(openai.InternalServerError) as caught:
-        client.chat.completions.create(model="down-1", messages=HI)
+        client.chat.completions.create(model="down-refused", messages=HI)
     assert (caught.value.status_code, caught.value.code) == (502, "upstream_error")
-    assert house.line(model="down-1")["outcome"] == "upstream_error"
+    assert house.line(model="down-refused")["outcome"] == "upstream_error"
 
 
 def test_upstream_silent(client: openai.OpenAI, house: Gateway, up: Scripted) -> None:

@@ -339,6 +339,10 @@ def test_framing_comments_and_what_follows_the_end_do_not_matter():
     assert assemble(stream) is not None
 
 
+def test_a9_the_last_usage_is_the_completions():
+    assert built(HELLO | {"usage": {"prompt_tokens": 1}}, *END)["usage"] == USAGE
+
+
 def test_the_first_chunks_time_is_the_completions():
     assert built(HELLO | {"created": 5}, *END)["created"] == 5
 

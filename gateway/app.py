@@ -19,6 +19,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+from gateway.admin import Rooms
+from gateway.boarding import Boarding
+from gateway.cache.store import TwoTier
 from gateway.calls import Calls
 from gateway.clock import SystemClock
 from gateway.config import (
@@ -43,6 +46,7 @@ from gateway.upstream.echo import EchoUpstream
 from gateway.watch import ConfigFile, Watcher
 from gateway.web.admin import AdminPlane
 from gateway.web.chat import Edge, Routes
+from gateway.web.control import ControlSocket
 from gateway.web.errors import render
 from gateway.web.ops import Ops
 from gateway.web.server import DataPlane
@@ -89,14 +93,21 @@ class Gateway:
         self.access_log = open_access_log(config.server.access_log, self.clock)
         stack.callback(self.access_log.close, FLUSH)
         self.metrics = Metrics(standard_registry(), self.clock)
+        # Also where nothing is kept any more: what was kept can still be seen and purged.
+        self.cache = TwoTier(config.cache, data / "cache", self.clock)
+        stack.push_async_callback(self.cache.close)
+        await self.cache.start()
         stack.push_async_callback(self._close_upstreams)
+        calls = Calls(self.clock, workers)
+        self.boarding = Boarding(config.cache, self.cache, self.clock, calls)
         self.house = House(
             keys=self.callers,
             upstreams=self._build_upstreams(config),
             sinks=(self.metrics, self.access_log),
             clock=self.clock,
             render=render,
-            calls=Calls(self.clock, workers),
+            calls=calls,
+            boarding=self.boarding,
             instance=self.instance,
             body_limit=config.server.body_limit,
             upload_limit=config.server.upload_limit,
@@ -113,9 +124,13 @@ class Gateway:
             metrics=self.metrics,
             config_view=lambda: masked(self.config),
             ops=self.ops,
+            rooms=Rooms(self.cache, self.clock),
         )
         address = await self.admin.start()
         stack.push_async_callback(self.admin.close)
+        control = ControlSocket(Path(config.data), self.admin.control_connection)
+        await control.start()
+        stack.callback(control.close)
         routes = Routes(Pipeline(self.house), self.ops, lambda: self.edge, self.clock)
         self.plane = DataPlane(
             routes,
@@ -168,8 +183,10 @@ class Gateway:
         self.house.upload_limit = config.server.upload_limit
         self.plane.settings = config.server
         self.callers.reconfigure(config.keys, bind_is_loopback=is_loopback(self.config.server.host))
+        self.boarding.reconfigure(config.cache)
         self.edge = edge_of(config)
         self.admin.reconfigure(config)
+        self.cache.reconfigure(config.cache)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.access_log.reopen()

@@ -1,28 +1,21 @@
-"""The command line: arguments only. What a command does lives in `app.py` and the rooms."""
+"""The command line: arguments only. What serves is `app.py`; the other commands are `commands/`."""
 
 from __future__ import annotations
 
-import os
-import sys
-from typing import Any, NoReturn
+from typing import Any
 
 import click
 
 from gateway import __version__
-from gateway.config import Config, ConfigError, warnings, with_overrides
-from gateway.watch import ConfigFile
-
-DEFAULT = "config.yaml"
-WRONG = 2  # exit code for wrong usage or configuration
-
-_config_option = click.option(
-    "--config",
-    "config_path",
-    default=DEFAULT,
-    show_default=True,
-    metavar="FILE",
-    help="The configuration file. Without one at the default place, the shipped defaults hold.",
+from gateway.commands.cache import cache
+from gateway.commands.options import (
+    config_option,
+    data_option,
+    open_config,
+    read_config,
+    wrong,
 )
+from gateway.config import warnings
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -37,8 +30,14 @@ def main() -> None:
     """
 
 
-@main.command()
-@_config_option
+@main.command(
+    epilog="""Examples:
+
+    \b
+      gateway serve
+      gateway serve --config /etc/gateway/config.yaml --data /var/lib/gateway --port 9000"""
+)
+@config_option
 @click.option("--host", help="Address of the data plane, instead of server.host.")
 @click.option(
     "--port", type=click.IntRange(0, 65535), help="Its port, instead of server.port; 0 picks one."
@@ -46,7 +45,7 @@ def main() -> None:
 @click.option(
     "--admin-port", type=click.IntRange(0, 65535), help="Port of the admin plane; 0 picks one."
 )
-@click.option("--data", metavar="DIR", help="Directory for everything kept, instead of data.")
+@data_option
 @click.option("--workers", type=click.IntRange(1), default=1, show_default=True, help="Processes.")
 def serve(workers: int, config_path: str, **options: Any) -> None:
     """Start the gateway and stay in the foreground.
@@ -55,7 +54,7 @@ def serve(workers: int, config_path: str, **options: Any) -> None:
     once. SIGHUP reloads the configuration and reopens the access log.
     """
     if workers > 1:
-        _wrong(
+        wrong(
             "gateway: --workers above 1 is not built yet: quotas and the ledger need one owner. "
             "Leave it at 1."
         )
@@ -66,9 +65,14 @@ def serve(workers: int, config_path: str, **options: Any) -> None:
     raise SystemExit(run(config, file))
 
 
-@main.command()
-@_config_option
-@click.option("--data", metavar="DIR", help="Directory for everything kept, instead of data.")
+@main.command(
+    epilog="""Examples:
+
+    \b
+      gateway check --config config.yaml"""
+)
+@config_option
+@data_option
 def check(config_path: str, **options: Any) -> None:
     """Check the configuration; print every fault with its path and line.
 
@@ -80,25 +84,4 @@ def check(config_path: str, **options: Any) -> None:
     click.echo(f"{config_path}: ok")
 
 
-def open_config(path: str, options: dict[str, Any]) -> ConfigFile:
-    """The configuration's file with the command line's options over it. Only the default one may be
-    missing: then all defaults hold."""
-    return ConfigFile(
-        path,
-        os.environ,
-        overrides=lambda config: with_overrides(config, **options),
-        missing_ok=path == DEFAULT,
-    )
-
-
-def read_config(file: ConfigFile) -> Config:
-    """What the file says; its faults, all of them, end the process with exit code 2."""
-    try:
-        return file.read()
-    except ConfigError as error:
-        _wrong(str(error))
-
-
-def _wrong(message: str) -> NoReturn:
-    click.echo(message, err=True)
-    sys.exit(WRONG)
+main.add_command(cache)

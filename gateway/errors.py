@@ -120,6 +120,13 @@ class UnknownURL(ClientError):
     code = "unknown_url"
 
 
+class NotFound(ClientError):
+    """The admin plane knows nothing by this name or id."""
+
+    status = 404
+    code = "not_found"
+
+
 class MethodNotAllowed(ClientError):
     """A known path with the wrong method (RFC 9110 section 15.5.6); `allow` goes into `Allow`."""
 
@@ -171,6 +178,13 @@ class InternalError(GatewayError):
 
     status = 500
     code = "internal_error"
+
+
+class StorageError(GatewayError):
+    """What was to be written or removed may not be, on the admin plane; the message says why."""
+
+    status = 500
+    code = "storage_error"
 
 
 class UpstreamError(GatewayError):

@@ -78,22 +78,22 @@ class Disk:
 
     # Reading ------------------------------------------------------------------------------------
 
-    async def get(self, key: bytes) -> Entry | None:
-        """What is there, within the deadline. Never raises."""
-        entry = await self._get(key) if self._writer.state == "open" else None
+    async def get(self, key: bytes, deadline: float = DEADLINE) -> Entry | None:
+        """What is there, within `deadline` seconds. Never raises."""
+        entry = await self._get(key, deadline) if self._writer.state == "open" else None
         if entry is not None and entry.created < self._outdated.get(key, 0.0):
             entry = None
         self._hits += entry is not None
         self._misses += entry is None
         return entry
 
-    async def _get(self, key: bytes) -> Entry | None:
+    async def _get(self, key: bytes, deadline: float) -> Entry | None:
         future = self._readers.submit(key)
         if future is None:
             self._errors["busy"] += 1
             return None
         try:
-            async with asyncio.timeout(DEADLINE):
+            async with asyncio.timeout(deadline):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
             self._errors["deadline"] += 1
@@ -240,7 +240,7 @@ class NoDisk:
         """Nothing is."""
         return None
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes, deadline: float = DEADLINE) -> Entry | None:
         """A miss."""
         return None
 

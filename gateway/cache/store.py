@@ -11,7 +11,7 @@ from collections import deque
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.cache.disk import Disk, NoDisk
+from gateway.cache.disk import DEADLINE, Disk, NoDisk
 from gateway.cache.memory import Memory
 from gateway.config import Cache
 from gateway.entry import CacheStats, Entry, Selector, Ticket
@@ -19,6 +19,7 @@ from gateway.ports import Clock
 
 REMEMBERED = 10_000  # ids of requests that stored an entry or were answered from one (contract)
 PURGES = 1000  # purges remembered; a flight older than all of them is not kept
+PATIENT = 10.0  # seconds for a disk to say what a request's entry is: an operator asks
 SWEEP = 10.0  # seconds between two looks for what has expired in memory
 SWEPT = 2000  # entries looked at each time
 
@@ -113,10 +114,10 @@ class TwoTier:
             return waiting.at(now)
         return found
 
-    async def fetch(self, key: bytes) -> Entry | None:
-        """What is fresh of it on disk; now in memory too."""
+    async def fetch(self, key: bytes, deadline: float = DEADLINE) -> Entry | None:
+        """What is fresh of it on disk, within `deadline` seconds; now in memory too."""
         ticket = self._purges.ticket()
-        entry = await self._disk.get(key)
+        entry = await self._disk.get(key, deadline)
         now = self._clock.now()
         newer = self._memory.peek(key, now) or self._disk.waiting(key)
         if newer is not None:
@@ -155,7 +156,7 @@ class TwoTier:
         if key is None:
             return None
         now = self._clock.now()
-        entry = self._memory.peek(key, now) or await self.fetch(key)
+        entry = self._memory.peek(key, now) or await self.fetch(key, PATIENT)
         return None if entry is None else (key, entry)
 
     async def purge(self, selector: Selector) -> int:

@@ -9,6 +9,7 @@ import fcntl
 import os
 import secrets
 import stat
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -20,11 +21,23 @@ PEPPER_VARIABLE = "GATEWAY_PEPPER"
 SECRET_BYTES = 32
 SHORTEST = 32  # characters of a pepper: less is a password, not a key
 SHORTEST_TOKEN = 16
+STEP = 0.05  # seconds between two tries to take the lock
+_COMMAND = " command"  # stands in the lock behind the process's number
+COMMAND_TRIES = 200  # while a command has it: commands are short
 REMEMBERED = 4096  # callers
 
 
 class DataError(Exception):
     """The data directory cannot be used as it is. The message says what to do, and no secret."""
+
+
+class DataInUse(DataError):
+    """Another process has the lock: a server, or (`for_a_moment`) a command that works on the
+    files."""
+
+    def __init__(self, message: str, *, for_a_moment: bool) -> None:
+        super().__init__(message)
+        self.for_a_moment = for_a_moment
 
 
 # The data directory -----------------------------------------------------------------------------
@@ -43,8 +56,23 @@ class DataLock:
             self._descriptor = -1
 
 
-def lock_data(data_dir: Path) -> DataLock:
-    """Make `data_dir` (0700) if need be and take its lock. DataError: another server has it."""
+def lock_data(data_dir: Path, *, command: bool = False) -> DataLock:
+    """Make `data_dir` (0700) if need be and take its lock.
+
+    A server (which says so by not being a `command`) waits for a command to end, for some seconds;
+    who is a command never waits. DataInUse: another one has it. DataError.
+    """
+    for _ in range(0 if command else COMMAND_TRIES):
+        try:
+            return _lock(data_dir)
+        except DataInUse as error:
+            if not error.for_a_moment:
+                raise
+        time.sleep(STEP)
+    return _lock(data_dir, _COMMAND if command else "")
+
+
+def _lock(data_dir: Path, mark: str = "") -> DataLock:
     try:
         data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         # One that was there may be anything, `/tmp` even: its mode is looked at, not changed.
@@ -58,14 +86,15 @@ def lock_data(data_dir: Path) -> DataLock:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        os.write(descriptor, f"{os.getpid()}{mark}\n".encode())
     except OSError as error:
         holder = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
         os.close(descriptor)
         if isinstance(error, BlockingIOError):
-            raise DataError(
+            raise DataInUse(
                 f"{data_dir} is in use by another gateway (process {holder}); "
-                "stop it, or give this one its own --data"
+                "stop it, or give this one its own --data",
+                for_a_moment=holder.endswith(_COMMAND),
             ) from None
         raise DataError(f"{data_dir / 'lock'} cannot be locked: {error.strerror}") from error
     return DataLock(descriptor)

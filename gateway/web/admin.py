@@ -1,7 +1,8 @@
 """The admin plane: its own port, its own credential, the only code on aiohttp.web.
 
 Rule: who may see what stands in `ROUTES` (openapi.py); the guard decides by it before any handler
-runs, and whatever is not in it needs the token. No browser is a client here (contract).
+runs, and whatever is not in it needs the token. No browser is a client here (contract). What is
+done where stands in `gateway/admin/`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 from msgspec.json import encode
 
+from gateway.admin import Operation, Rooms
 from gateway.config import TLS, Config, is_loopback
 from gateway.errors import (
     ClientError,
@@ -23,12 +25,14 @@ from gateway.errors import (
     InvalidAPIKey,
     InvalidRequest,
     MethodNotAllowed,
+    RequestTooLarge,
     UnknownURL,
     UnsupportedEncoding,
 )
 from gateway.exchange import HeaderList
 from gateway.keys.rules import digest, read_token, same
 from gateway.metrics import Metrics
+from gateway.web.arguments import arguments_of
 from gateway.web.errors import render
 from gateway.web.openapi import ROUTES, Access, openapi
 from gateway.web.ops import Ops
@@ -75,6 +79,7 @@ class AdminPlane:
         metrics: Metrics,
         config_view: Callable[[], Mapping[str, Any]],
         ops: Ops,
+        rooms: Rooms,
     ) -> None:
         self._admin = config.admin
         self.reconfigure(config)
@@ -82,6 +87,7 @@ class AdminPlane:
         self._page = MetricsPage(metrics)
         self._config_view = config_view
         self._ops = ops
+        self._rooms = rooms
         self._runner = web.AppRunner(self._application(), shutdown_timeout=GRACE)
         self._server: asyncio.Server | None = None
 
@@ -93,23 +99,30 @@ class AdminPlane:
     async def start(self) -> tuple[str, int]:
         """Listen; the address. OSError: it is taken, or `admin.tls` is not a certificate's."""
         await self._runner.setup()
-        manager = self._runner.server
-        assert manager is not None
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
-            lambda: _Connection(
-                manager,
-                loop=loop,
-                keepalive_timeout=KEEPALIVE,
-                auto_decompress=False,
-                access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
-            ),
+            lambda: self._connection(_Connection),
             self._admin.host,
             self._admin.port,
             ssl=_tls(self._admin.tls),
         )
         host, port, *_ = self._server.sockets[0].getsockname()
         return host, port
+
+    def control_connection(self) -> asyncio.Protocol:
+        """Serves one connection that the file system has let in (`data/control.sock`)."""
+        return self._connection(_ControlConnection)
+
+    def _connection(self, kind: type[_Connection]) -> _Connection:
+        manager = self._runner.server
+        assert manager is not None, "it has not been started"
+        return kind(
+            manager,
+            loop=asyncio.get_running_loop(),
+            keepalive_timeout=KEEPALIVE,
+            auto_decompress=False,
+            access_log=None,  # type: ignore[arg-type]  # aiohttp's own way to have none
+        )
 
     async def close(self) -> None:
         """Stop listening, let answers under way end for a moment, close. Idempotent."""
@@ -128,7 +141,13 @@ class AdminPlane:
         }
         application = web.Application(middlewares=[self._guarded])
         for route in ROUTES:
-            application.router.add_get(route.path, handlers[route.path])
+            if route.operation is None:
+                application.router.add_get(route.path, handlers[route.path])
+            elif route.method == "GET":
+                application.router.add_get(route.path, self._handler(route.operation))
+            else:
+                handler = self._handler(route.operation)
+                application.router.add_route(route.method, route.path, handler)
         application.on_response_prepare.append(_bare)
         return application
 
@@ -150,6 +169,13 @@ class AdminPlane:
     async def _openapi(self, _: web.Request) -> web.Response:
         return _json(openapi())
 
+    def _handler(self, operation: Operation[Any]) -> Callable[[web.Request], Any]:
+        async def handle(request: web.Request) -> web.Response:
+            given = await arguments_of(request, operation)
+            return _json(await operation.run(self._rooms, given))
+
+        return handle
+
     # The guard ----------------------------------------------------------------------------------
 
     @web.middleware
@@ -164,6 +190,8 @@ class AdminPlane:
         except web.HTTPMethodNotAllowed as error:
             allow = ", ".join(sorted(error.allowed_methods))
             return _response(*render(MethodNotAllowed("Ask in another way.", allow=allow)))
+        except web.HTTPRequestEntityTooLarge:
+            return _response(*render(RequestTooLarge("The body may have 1 MiB.")))
         except web.HTTPException:  # of aiohttp's own, only "not found" is left
             return _response(*render(UnknownURL("There is nothing here; see /openapi.json.")))
         except GatewayError as error:
@@ -178,7 +206,7 @@ class AdminPlane:
             raise Forbidden("Web pages may not call the admin plane ('Origin' was sent).")
         if request.method == "POST" and request.content_type != "application/json":
             raise UnsupportedEncoding("Send 'Content-Type: application/json'.")
-        if self._has_token(request):
+        if isinstance(request.protocol, _ControlConnection) or self._has_token(request):
             return
         host = _host_name(request.headers.get("Host", ""))
         if not is_loopback(host) and host not in self._hosts:  # DNS rebinding
@@ -228,6 +256,12 @@ class _Connection(web.RequestHandler):
         response.headers["Server"] = "gateway"  # else aiohttp adds its name and version
         response.force_close()
         return response
+
+
+class _ControlConnection(_Connection):
+    """One connection on the control socket: whoever has it may ask everything."""
+
+    __slots__ = ()
 
 
 async def _bare(_: web.Request, response: web.StreamResponse) -> None:

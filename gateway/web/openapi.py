@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import msgspec
+
 from gateway import __version__
+from gateway.admin import OPERATIONS, Operation
 
 
 class Access(StrEnum):
@@ -20,13 +23,18 @@ class Access(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One thing that exists. `answers`: status to what it means; `media`: of the 200."""
+    """One thing that exists. `answers`: status to what it means; `media`: of the 200.
+
+    `operation`: what is done there; None where the plane does it itself.
+    """
 
     path: str
     access: Access
     summary: str
     answers: Mapping[int, str]
     media: str = "application/json"
+    method: str = "GET"
+    operation: Operation[Any] | None = None
 
 
 ROUTES: tuple[Route, ...] = (
@@ -51,6 +59,17 @@ ROUTES: tuple[Route, ...] = (
         {200: "The configuration in the form of config.yaml."},
     ),
     Route("/openapi.json", Access.TOKEN, "This description.", {200: "An OpenAPI 3.1 document."}),
+    *(
+        Route(
+            one.path,
+            Access.TOKEN,
+            one.summary,
+            {200: one.answer},
+            method=one.method,
+            operation=one,
+        )
+        for one in OPERATIONS
+    ),
 )
 
 
@@ -59,10 +78,13 @@ def openapi() -> dict[str, Any]:
     text = {"type": ["string", "null"]}
     members = {name: text for name in ("message", "type", "param", "code")}
     error = {"type": "object", "properties": members, "required": list(members)}
+    paths: dict[str, dict[str, Any]] = {}
+    for route in ROUTES:
+        paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",
         "info": {"title": "gateway, admin plane", "version": __version__},
-        "paths": {route.path: {"get": _operation(route)} for route in ROUTES},
+        "paths": paths,
         "components": {
             "securitySchemes": {"adminToken": {"type": "http", "scheme": "bearer"}},
             "schemas": {
@@ -77,12 +99,44 @@ def _operation(route: Route) -> dict[str, Any]:
         str(status): {"description": text, "content": {route.media: {"schema": {}}}}
         for status, text in route.answers.items()
     }
+    refusals: Mapping[int, str] = {} if route.operation is None else route.operation.refusals
     schema = {"schema": {"$ref": "#/components/schemas/Error"}}
-    answers["4XX"] = {"description": "Refused.", "content": {"application/json": schema}}
+    for status, text in [*refusals.items(), ("4XX", "Refused.")]:
+        answers[str(status)] = {"description": text, "content": {"application/json": schema}}
+    name = route.path.strip("/").replace("/", "_").partition(".")[0]
+    prefix = "" if route.method == "GET" else f"{route.method.lower()}_"
     return {
         "summary": route.summary,
         "description": f"For {route.access}.",
-        "operationId": route.path.strip("/").replace("/", "_").partition(".")[0],
+        "operationId": prefix + name.replace("{", "").replace("}", ""),
         "security": [] if route.access is Access.OPEN else [{"adminToken": []}],
+        **({} if route.operation is None else _arguments(route.operation)),
         "responses": answers,
     }
+
+
+def _arguments(operation: Operation[Any]) -> dict[str, Any]:
+    """What it takes: names in the path, then those in the query or in a JSON body."""
+    _, schemas = msgspec.json.schema_components([operation.takes])
+    schema = schemas[operation.takes.__name__]
+    schema.pop("title")
+    members: dict[str, dict[str, Any]] = schema["properties"]
+    path = {name: members.pop(name) for name in operation.in_path}
+    schema["required"] = [name for name in schema["required"] if name not in path]
+    found = [_parameter(name, "path", member, required=True) for name, member in path.items()]
+    if operation.has_body:
+        body = {"required": True, "content": {"application/json": {"schema": schema}}}
+        return {"parameters": found, "requestBody": body}
+    required = schema["required"]
+    found += [
+        _parameter(name, "query", member, required=name in required)
+        for name, member in members.items()
+    ]
+    return {"parameters": found}
+
+
+def _parameter(name: str, place: str, member: dict[str, Any], *, required: bool) -> dict[str, Any]:
+    text = member.pop("description")
+    return {
+        "name": name, "in": place, "required": required, "description": text, "schema": member
+    }  # fmt: skip

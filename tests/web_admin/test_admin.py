@@ -14,6 +14,8 @@ import attrs
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from gateway.admin import Rooms
+from gateway.cache.store import NoCache
 from gateway.config import TLS, Admin, Config, Secret, UpstreamSection, masked
 from gateway.config import Metrics as MetricsSection
 from gateway.metrics import Metrics, standard_registry
@@ -35,12 +37,13 @@ CONFIG = Config(
         )
     ],
 )
+ROOMS = Rooms(NoCache(), FixedClock())
 NO_AUTH = ["/healthz", "/readyz"]
-NEEDS_TOKEN = ["/admin/config", "/openapi.json"]
+NEEDS_TOKEN = ["/admin/config", "/openapi.json", "/admin/cache", "/admin/cache/ID"]
 
 
 @asynccontextmanager
-async def plane(config: Config = CONFIG, ops: Ops | None = None, view=None):
+async def plane(config: Config = CONFIG, ops: Ops | None = None, view=None, cache=None):
     metrics = Metrics(standard_registry(), FixedClock())
     metrics.book(exchange())
     made = AdminPlane(
@@ -49,6 +52,7 @@ async def plane(config: Config = CONFIG, ops: Ops | None = None, view=None):
         metrics=metrics,
         config_view=view or (lambda: masked(config)),
         ops=ops or Ops(),
+        rooms=Rooms(cache or NoCache(), FixedClock()),
     )
     host, port = await made.start()
     try:
@@ -158,12 +162,18 @@ async def test_the_description_has_every_route_and_every_route_exists():
         assert list(described["paths"]) == [route.path for route in ROUTES]
         for path, methods in described["paths"].items():
             [(method, operation)] = methods.items()
-            answer = await client.admin(path, method=method.upper())
-            assert str(answer.status) in operation["responses"]
-            [media] = operation["responses"]["200"]["content"]
+            json_body = [] if method == "get" else ["Content-Type: application/json"]
+            answer = await client.admin(path, *json_body, method=method.upper())
+            assert answer.status != 404 or path == "/admin/cache/{id}"
+            known = operation["responses"]
+            [media] = known.get(str(answer.status), known["4XX"])["content"]
             assert answer.headers["content-type"].startswith(media)
             assert (operation["security"] == []) == (path in NO_AUTH)
-        names = [methods["get"]["operationId"] for methods in described["paths"].values()]
+        names = [
+            operation["operationId"]
+            for methods in described["paths"].values()
+            for operation in methods.values()
+        ]
         assert len(set(names)) == len(names)
 
 
@@ -324,7 +334,9 @@ async def test_a_fault_of_ours_is_a_500_without_its_story(caplog):
 
 async def test_a_reload_changes_who_may_ask():
     metrics = Metrics(standard_registry(), FixedClock())
-    made = AdminPlane(CONFIG, token=TOKEN, metrics=metrics, config_view=dict, ops=Ops())
+    made = AdminPlane(
+        CONFIG, token=TOKEN, metrics=metrics, config_view=dict, ops=Ops(), rooms=ROOMS
+    )
     client = Client(*await made.start())
     assert (await client.ask("/healthz", host="new.example")).status == 403
     made.reconfigure(attrs.evolve(CONFIG, admin=Admin(hosts=["new.example"])))
@@ -340,7 +352,9 @@ async def test_a_port_that_is_taken_says_so():
     async with plane() as client:
         taken = attrs.evolve(CONFIG, admin=Admin(port=client.port))
         metrics = Metrics(standard_registry(), FixedClock())
-        other = AdminPlane(taken, token=TOKEN, metrics=metrics, config_view=dict, ops=Ops())
+        other = AdminPlane(
+            taken, token=TOKEN, metrics=metrics, config_view=dict, ops=Ops(), rooms=ROOMS
+        )
         with pytest.raises(OSError, match="address already in use"):
             await other.start()
         await other.close()
@@ -387,7 +401,9 @@ async def test_a_key_that_cannot_be_used_fails_the_start(tmp_path, what):
             file.write("canary")
     config = attrs.evolve(CONFIG, admin=Admin(port=0, tls=tls))
     metrics = Metrics(standard_registry(), FixedClock())
-    made = AdminPlane(config, token=TOKEN, metrics=metrics, config_view=dict, ops=Ops())
+    made = AdminPlane(
+        config, token=TOKEN, metrics=metrics, config_view=dict, ops=Ops(), rooms=ROOMS
+    )
     with pytest.raises((OSError, ValueError)) as refusal:
         await made.start()
     assert "canary" not in str(refusal.value)

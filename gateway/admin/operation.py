@@ -1,0 +1,67 @@
+"""The form of one operation: where it stands, what it takes, what it does. No I/O and no HTTP here.
+
+Rule: what is not known is refused, a misspelt filter too: one that is left out takes too much.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+import msgspec
+
+from gateway.errors import InvalidRequest
+from gateway.ports import Cache, Clock
+
+
+@dataclass(frozen=True, slots=True)
+class Rooms:
+    """What operations work on. `skipped`: answers that were not kept, by reason, since the
+    start."""
+
+    cache: Cache
+    clock: Clock
+    skipped: Callable[[], Mapping[str, int]] = dict
+
+
+class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an operation takes: names in its path, and those in its query (GET) or JSON body."""
+
+
+A = TypeVar("A", bound=Arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class Operation(Generic[A]):
+    """One thing to ask. `path` has its variables in braces; `does` gives what `encode` can write,
+    or raises GatewayError; `refusals` are the statuses that it adds to the common ones."""
+
+    method: str
+    path: str
+    summary: str
+    takes: type[A]
+    does: Callable[[Rooms, A], Awaitable[object]]
+    answer: str
+    refusals: Mapping[int, str] = field(default_factory=dict)
+
+    @property
+    def in_path(self) -> tuple[str, ...]:
+        """The names in the path."""
+        return tuple(name for _, name, _, _ in string.Formatter().parse(self.path) if name)
+
+    @property
+    def has_body(self) -> bool:
+        """Arguments that are not in the path stand in a JSON body, not in the query."""
+        return self.method != "GET"
+
+    async def run(self, rooms: Rooms, given: Mapping[str, Any]) -> object:
+        """Do it. InvalidRequest: `given` is not what it takes. In a query and in a path all is
+        text, so there "1" and "true" are read as what they stand for."""
+        try:
+            arguments = msgspec.convert(dict(given), self.takes, strict=self.has_body)
+        except msgspec.ValidationError as error:
+            known = ", ".join(one.name for one in msgspec.structs.fields(self.takes))
+            raise InvalidRequest(f"{error}. It takes: {known or 'nothing'}.") from None
+        return await self.does(rooms, arguments)

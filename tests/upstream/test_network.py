@@ -265,6 +265,42 @@ class TestOnBothLoops:
             await gone.wait()
         assert upstream.connections == (0, 0)
 
+    async def test_abort_waits_for_no_goodbye(
+        self, serve: Serve, make: Make, tls: ssl.SSLContext
+    ) -> None:
+        """uvloop#471: the TLS peer sends on and never answers `close_notify`."""
+        deaf, gone = asyncio.Event(), asyncio.Event()
+
+        async def model(peer: Peer) -> None:
+            await peer.request()
+            await peer.send(CHUNKED)
+            while True:
+                await peer.send(chunk(b"a"))
+                await asyncio.sleep(0.01)
+
+        async def tunnel(peer: Peer) -> None:
+            await peer.reader.readuntil(b"\r\n\r\n")
+            await peer.send(b"HTTP/1.1 200 OK\r\n\r\n")
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            back = asyncio.get_running_loop().create_task(_pump(reader, peer.writer))
+            with contextlib.suppress(ConnectionError):
+                while data := await peer.reader.read(65536):
+                    if not deaf.is_set():
+                        writer.write(data)
+            gone.set()
+            writer.close()
+            await back
+
+        server = await serve(model, tls)
+        proxy = await serve(tunnel)
+        upstream = make(server.url, ca_file=PEM, proxy=SecretURL(proxy.url))
+        reply = await upstream.send(call())
+        await reply.read()
+        deaf.set()
+        reply.close()
+        async with asyncio.timeout(1):
+            await gone.wait()
+
     @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
     async def test_each_answer_carries_its_requests_nonce(
         self, serve: Serve, make: Make, tls: ssl.SSLContext, secure: bool

@@ -331,7 +331,7 @@ KEPT_BACK = [
     "trailer", "upgrade", "keep-alive", "proxy-connection", "proxy-authorization", "expect",
     "accept-encoding", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded",
     "x-real-ip", "x-gateway-cache-ttl", "x-gateway-tags", "cache-control", "x-request-id",
-    "accept-language", "origin", "referer", "x-anything", "openai_beta", "x-stainless_lang",
+    "accept-language", "origin", "referer", "x-anything", "openai_beta", "openai-be_ta",
     "openai-organization", "openai-project",
 ]  # fmt: skip
 

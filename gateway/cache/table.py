@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Container, Iterable, Sequence
-from errno import EACCES, EDQUOT, ENOSPC, ENOTDIR, EPERM, EROFS
+from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -256,7 +256,7 @@ _SQLITE = {
 }  # fmt: skip
 _SYSTEM = {
     ENOSPC: "full", EDQUOT: "full", EPERM: "readonly", EACCES: "readonly", EROFS: "readonly",
-    ENOTDIR: "corrupt",
+    ENOTDIR: "corrupt", EEXIST: "corrupt",
 }  # fmt: skip
 _OURS = ((Refused, "refused"), (Corrupt, "digest"), (Full, "full"))
 CORRUPT = "corrupt"

@@ -312,15 +312,13 @@ def identity(
 ) -> bytes:
     """The 32-byte digest of a request. ValueError without a scope.
 
-    `model` is the name as it is sent upstream, `headers` those that are forwarded (only `openai-*`
-    count, in any order), `body` the canonical form. Each part stands with its length, so no part
+    `model` is the name as it is sent upstream, `headers` those forwarded ones that may change an
+    answer, in any order, `body` the canonical form. Each part stands with its length, so no part
     can pretend to be another.
     """
     if not scope:
         raise ValueError("a request without a scope has no identity")
-    counted = sorted(
-        (name.lower(), value) for name, value in headers if name.lower().startswith("openai-")
-    )
+    counted = sorted((name.lower(), value) for name, value in headers)
     texts: Sequence[str] = (scope, path, query, upstream, base_url, model)
     parts = [FORMAT, *(_bytes(text) for text in texts), len(counted).to_bytes(4)]
     parts += [_bytes(text) for pair in counted for text in pair]

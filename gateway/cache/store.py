@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +24,7 @@ PURGES = 1000  # purges remembered; a flight older than all of them is not kept
 PATIENT = 10.0  # seconds for a disk to say what a request's entry is: an operator asks
 SWEEP = 10.0  # seconds between two looks for what has expired in memory
 SWEPT = 2000  # entries looked at each time
+SLICE = 1000  # entries that a purge looks at in one go: two milliseconds
 
 
 class NoCache:
@@ -72,14 +75,22 @@ class Purges:
     def __init__(self) -> None:
         self._log: deque[Selector] = deque(maxlen=PURGES)
         self._count = 0
+        self._running: list[Selector] = []
 
     def ticket(self) -> Ticket:
         return Ticket(self._count)
 
-    def add(self, selector: Selector) -> None:
-        """From now on earlier tickets do not hold for what it takes."""
-        self._log.append(selector)
-        self._count += 1
+    @contextmanager
+    def running(self, selector: Selector) -> Iterator[None]:
+        """While what it takes is being forgotten. Tickets from before and from meanwhile do not
+        hold for that any more."""
+        self._add(selector)
+        self._running.append(selector)
+        try:
+            yield
+        finally:
+            self._running.remove(selector)
+            self._add(selector)
 
     def forbid(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
         """Has a purge since `ticket` taken such an entry, for all that is known."""
@@ -90,6 +101,16 @@ class Purges:
             return True
         labels = entry.labels
         return any(self._log[-back].takes(key, labels) for back in range(1, since + 1))
+
+    def forbid_row(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
+        """The same for what was read from the disk, where a running purge has yet to come by."""
+        if any(selector.takes(key, entry.labels) for selector in self._running):
+            return True
+        return self.forbid(key, entry, ticket)
+
+    def _add(self, selector: Selector) -> None:
+        self._log.append(selector)
+        self._count += 1
 
 
 class TwoTier:
@@ -124,7 +145,7 @@ class TwoTier:
             return newer.at(now)
         if entry is None or (entry := entry.at(now)) is None:
             return None
-        if self._purges.forbid(key, entry, ticket):
+        if self._purges.forbid_row(key, entry, ticket):
             return None
         self._memory.put(key, entry)
         return entry
@@ -162,9 +183,12 @@ class TwoTier:
     async def purge(self, selector: Selector) -> int:
         if selector.request is not None:
             selector = replace(selector, answered=self._answered.get(selector.request))
-        self._purges.add(selector)
-        gone = self._memory.purge(selector)
-        return len(gone) + await self._disk.purge(selector, gone)
+        gone: set[bytes] = set()
+        keys = self._memory.keys() if selector.digest is None else [selector.digest]
+        with self._purges.running(selector):
+            async for some in _slices(keys):
+                gone |= self._memory.purge(selector, some)
+            return len(gone) + await self._disk.purge(selector, gone)
 
     def stats(self) -> CacheStats:
         return CacheStats(
@@ -197,10 +221,22 @@ class TwoTier:
         await self._disk.flush()
 
     async def _key_of(self, request_id: str) -> bytes | None:
-        key = self._answered.get(request_id) or self._memory.of_request(request_id)
-        return key if key is not None else await self._disk.of_request(request_id)
+        if (key := self._answered.get(request_id)) is not None:
+            return key
+        async for some in _slices(self._memory.keys()):
+            if (key := self._memory.stored_by(request_id, some)) is not None:
+                return key
+        return await self._disk.of_request(request_id)
 
     def _sweep(self) -> None:
         """What has expired leaves memory without being asked for."""
         self._memory.sweep(self._clock.now(), SWEPT)
         self._sweeper = asyncio.get_running_loop().call_later(SWEEP, self._sweep)
+
+
+async def _slices(keys: list[bytes]) -> AsyncIterator[list[bytes]]:
+    """`keys` in parts; between two of them everybody else has a turn."""
+    for start in range(0, len(keys), SLICE):
+        if start:
+            await asyncio.sleep(0)
+        yield keys[start : start + SLICE]

@@ -98,6 +98,8 @@ class Writer:
     def put_store(self, put: Put) -> None:
         """Queue a store. The bounds are the caller's."""
         self._queue.put(put)
+        if self._queue.qsize() >= BATCH:
+            self._hurry.set()
 
     def order(self, work: Callable[[Table], T], tries: int = 1) -> Future[T]:
         """Queue other work, `tries` times where the database is locked; its result."""
@@ -138,8 +140,9 @@ class Writer:
         puts: list[Put] = []
         try:
             item = self._queue.get(timeout=wait)
-            if isinstance(item, Put):
+            if isinstance(item, Put) and self._queue.qsize() < BATCH:
                 self._hurry.wait(LINGER)
+            self._hurry.clear()
             size = 0
             while isinstance(item, Put):
                 puts.append(item)
@@ -149,7 +152,6 @@ class Writer:
                 item = self._queue.get_nowait()
         except Empty:
             return puts, None
-        self._hurry.clear()
         return puts, item
 
     def _open(self) -> None:

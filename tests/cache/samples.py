@@ -69,7 +69,7 @@ def entry(
     **more: object,
 ) -> Entry:
     made = recording(body, created=created, key=key, **more)  # type: ignore[arg-type]
-    return Entry(f"issued:id-of-{key}", model, "openai", **{form: made})  # type: ignore[arg-type]
+    return Entry(f"issued:id-of-{key}", model, "openai", **{form: made})
 
 
 def section(*, memory: int = 16 * MiB, size_limit: int = 64 * MiB, max_entry: int = MiB) -> Cache:

@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,9 @@ from gateway.cache import disk as disks
 from gateway.cache import folder as folders
 from gateway.cache.store import TwoTier
 from gateway.cache.table import Table
-from gateway.entry import Selector
+from gateway.entry import Entry, Selector
 from gateway.ports import PurgeFailed
-from tests.cache.samples import ALL, MiB, SetClock, ask, entry, keep, key_of, section
+from tests.cache.samples import ALL, MiB, SetClock, ask, entry, keep, key_of, recording, section
 
 A, B = key_of("a"), key_of("b")
 
@@ -258,15 +259,14 @@ async def test_what_could_not_replace_an_older_row_is_not_undone_by_it(make, tmp
 async def test_an_entry_that_no_row_can_hold_is_counted(make, clock):
     """A usage object with a number beyond 64 bits: the rest of its batch is written."""
     cache = await make()
-    odd = entry(created=clock.now())
-    odd.json.usage.details["prompt_tokens"] = 2**70
-    try:
-        keep(cache, A, odd)
-        keep(cache, B, entry(created=clock.now(), form="stream"))
-        await cache.flush()
-        assert cache.stats().disk.dropped["encode"] >= 1
-    finally:
-        odd.json.usage.details["prompt_tokens"] = 9
+    made = recording(created=clock.now())
+    usage = replace(made.usage, details={"prompt_tokens": 2**70})
+    keep(cache, A, Entry("s", "m", "u", json=replace(made, usage=usage)))
+    keep(cache, B, kept := entry(created=clock.now()))
+    await cache.flush()
+    assert cache.stats().disk.dropped["encode"] == 1
+    assert await cache.fetch(A) is None
+    assert await cache.fetch(B) == kept
 
 
 async def test_a_folder_that_cannot_be_made_is_no_disk(make, tmp_path, clock):
@@ -291,7 +291,7 @@ async def test_a_read_has_a_deadline(make, clock, monkeypatch):
     await cache.flush()
     go, real = threading.Event(), Table.read
     monkeypatch.setattr(Table, "read", lambda table, key: (go.wait(30), real(table, key))[1])
-    assert await asyncio.gather(cache.fetch(A), cache.fetch(A)) == [None, None]
+    assert not any(await asyncio.gather(cache.fetch(A), cache.fetch(A)))
     assert cache.stats().disk.errors["deadline"] == 2
     assert await cache.fetch(A) is None
     assert cache.stats().disk.errors["busy"] == 1
@@ -361,11 +361,59 @@ async def test_what_is_read_while_a_purge_comes_does_not_come_back(make, clock, 
     assert cache.find(A) is None
 
 
+async def test_what_is_read_while_a_purge_is_under_way_does_not_come_back(make, clock):
+    """C7: memory is purged, the row is still there, and somebody asks."""
+    cache = await make(memory=MiB)
+    keep(cache, A, entry(created=clock.now()))
+    keep(cache, B, other := entry(created=clock.now(), key="bob"))
+    await cache.flush()
+    cache._memory.purge(ALL, [B])
+    go = blocked(cache)
+    purge = asyncio.ensure_future(cache.purge(Selector(key="alice")))
+    await asyncio.sleep(0)
+    assert cache.find(A) is None
+    assert await cache.fetch(A) is None
+    assert await cache.fetch(B) == other
+    go.set()
+    assert await purge == 1
+    assert await ask(cache, A) is None
+
+
+async def test_what_is_read_from_within_a_purge_until_after_it_does_not_come_back(
+    make, clock, monkeypatch
+):
+    """The row is read while the purge runs, and arrives when it has ended."""
+    cache = await make(memory=MiB)
+    keep(cache, A, entry(created=clock.now()))
+    await cache.flush()
+    monkeypatch.setattr(disks, "DEADLINE", 30)
+    arrives, reading, real = threading.Event(), asyncio.Event(), Table.read
+    loop = asyncio.get_running_loop()
+
+    def read(table: Table, key: bytes):
+        found = real(table, key)
+        loop.call_soon_threadsafe(reading.set)
+        arrives.wait(30)
+        return found
+
+    monkeypatch.setattr(Table, "read", read)
+    go = blocked(cache)
+    purge = asyncio.ensure_future(cache.purge(Selector(key="alice")))
+    await asyncio.sleep(0)
+    fetched = asyncio.ensure_future(cache.fetch(A))
+    await reading.wait()
+    go.set()
+    assert await purge == 1
+    arrives.set()
+    assert await fetched is None
+    assert cache.find(A) is None
+
+
 async def test_a_newer_answer_is_not_undone_by_what_was_being_read(make, clock, monkeypatch):
     cache = await make(memory=MiB)
     keep(cache, A, entry(b"old", created=clock.now()))
     await cache.flush()
-    cache._memory.purge(ALL)
+    cache._memory.purge(ALL, [A])
     new = entry(b"new", created=clock.now() + 1)
     real = Table.read
     go = threading.Event()

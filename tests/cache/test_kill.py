@@ -25,8 +25,8 @@ def store_and_be_killed(folder: Path, first: int, after: int, delay: float) -> i
         [sys.executable, "-m", "tests.cache.storer", str(folder), str(first)],
         stdout=subprocess.PIPE, cwd=ROOT, text=True,
     )  # fmt: skip
+    assert process.stdout is not None
     try:
-        assert process.stdout is not None
         said = [int(process.stdout.readline()) for _ in range(after)]
         try:
             process.wait(delay)
@@ -52,7 +52,7 @@ async def rounds(folder: Path, count: int) -> None:
         await cache.start()
         for number in range(first, last + 20):
             entry = await cache.fetch(key_for(number))
-            assert entry is None or entry.stream.body == body_for(number)
+            assert entry is None or [one.body for one in entry.recordings] == [body_for(number)]
             found += entry is not None
         assert await cache.fetch(key_for(last)) is not None  # said to be there, and it is
         figures = cache.stats().disk

@@ -92,8 +92,8 @@ def test_a_purge_gives_the_bytes_back():
     memory = Memory(10 * ONE)
     memory.put(A, made())
     memory.put(B, made(key="bob"))
-    assert memory.purge(Selector(key="bob")) == {B}
-    assert memory.purge(Selector(digest=B)) == set()
+    assert memory.purge(Selector(key="bob"), memory.keys()) == {B}
+    assert memory.purge(Selector(digest=B), [B]) == set()
     assert memory.figures().size == ONE
     assert memory.figures().evictions["purged"] == 1
 

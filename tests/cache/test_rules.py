@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -271,7 +272,7 @@ def test_the_later_landing_takes_its_own_form_and_the_older_other_one_where_it_c
 
 # Identity (C1-C4) --------------------------------------------------------------------------------
 
-REQUEST = {
+REQUEST: dict[str, Any] = {
     "scope": "issued:1",
     "path": "chat/completions",
     "query": "",

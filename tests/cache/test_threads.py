@@ -8,8 +8,9 @@ import threading
 
 import pytest
 
-from gateway.cache import disk as disks
+from gateway.cache.readers import Readers
 from gateway.cache.store import TwoTier
+from gateway.cache.table import Table
 from gateway.entry import Selector
 from tests.cache.samples import ALL, MiB, SetClock, entry, keep, key_of, section
 
@@ -99,13 +100,13 @@ async def test_a_database_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
     keep(cache, key_of("kept"), kept := entry(created=clock.now()))
     await cache.flush()
     await cache.fetch(key_of("open both readers' connections"))
-    real = disks.Table._sql.fget
+    real = Table._sql.fget
 
     def hangs(table):
         go.wait(30)
         return real(table)
 
-    monkeypatch.setattr(disks.Table, "_sql", property(hangs))
+    monkeypatch.setattr(Table, "_sql", property(hangs))
     try:
         for number in range(50):
             assert await cache.fetch(key_of(number)) is None
@@ -132,7 +133,7 @@ async def test_a_hit_creates_no_task_and_no_future(tmp_path, monkeypatch):
 
     for name in ("create_task", "create_future", "call_soon", "call_later", "call_soon_threadsafe"):
         monkeypatch.setattr(loop, name, forbidden, raising=False)
-    monkeypatch.setattr(disks.Readers, "submit", forbidden)
+    monkeypatch.setattr(Readers, "submit", forbidden)
     try:
         assert cache.find(key_of("kept")) == kept
         cache.remember("01HIT", key_of("kept"))

@@ -36,6 +36,7 @@ from gateway.config import (
     warnings,
 )
 from gateway.errors import Draining
+from gateway.gauges import watch_access_log, watch_cache, watch_traffic, watch_upstream
 from gateway.journal.writer import open_access_log
 from gateway.keys.store import Callers, DataError, load_admin_token, load_pepper, lock_data
 from gateway.metrics import Metrics, literal_models, standard_registry
@@ -139,7 +140,9 @@ class Gateway:
             render=render,
             loop=asyncio.get_running_loop(),
         )
-        self._watch_gauges()
+        watch_traffic(self.metrics, self.plane, self.house)
+        watch_access_log(self.metrics, self.access_log)
+        watch_cache(self.metrics, self.cache, self.boarding)
         listening = await self.plane.start()
         stack.callback(self.plane.close)
         watcher = Watcher(self.file, self._reload, self._keep)
@@ -160,7 +163,7 @@ class Gateway:
                 built[section.name] = (section, upstream)
         self._built = built
         for name, (_, upstream) in built.items():
-            self._watch_upstream(name, upstream)
+            watch_upstream(self.metrics, name, upstream.stats)
         self.metrics.configure(
             models=literal_models(config.upstreams), aliases=config.keys.aliases.values()
         )
@@ -206,24 +209,6 @@ class Gateway:
     async def _close_upstreams(self) -> None:
         for upstream in [*self._retired, *(upstream for _, upstream in self._built.values())]:
             await upstream.close()
-
-    # -- gauges ------------------------------------------------------------------------------------
-
-    def _watch_gauges(self) -> None:
-        watch, plane, log_file = self.metrics.watch, self.plane, self.access_log
-        watch("gateway_requests_in_flight", lambda: plane.in_flight)
-        watch("gateway_streams_open", lambda: self.house.streams)
-        for result in ("written", "dropped", "failed", "suppressed"):
-            watch(
-                "gateway_access_log_lines_total",
-                lambda result=result: getattr(log_file, result),  # type: ignore[misc]
-                result=result,
-            )
-
-    def _watch_upstream(self, name: str, upstream: AnyUpstream) -> None:
-        stats = upstream.stats
-        self.metrics.watch("gateway_upstream_in_flight", lambda: stats.in_flight, upstream=name)
-        self.metrics.watch("gateway_upstream_queued", lambda: stats.waiting, upstream=name)
 
     # -- stop --------------------------------------------------------------------------------------
 

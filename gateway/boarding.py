@@ -10,6 +10,7 @@ import asyncio
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
+from typing import Any
 
 import msgspec
 
@@ -24,8 +25,8 @@ from gateway.flight import Flight, Head
 from gateway.leash import Leash
 from gateway.ports import Cache, ClientGone, Clock, Upstream
 from gateway.trip import Trip
+from gateway.upstream.rules import SEMANTIC_PREFIXES
 from gateway.wire.assemble import assemble, disassemble
-from gateway.wire.canonical import digest
 from gateway.wire.chat import ChatRequest, read_chat
 from gateway.wire.observe import Form, Piece, UsageEvent
 
@@ -35,6 +36,19 @@ BUILT_BYTES = 32 * 1024 * 1024  # of answers built in the other form
 SLICE = 256 * 1024  # a kept answer goes out in such pieces: a slow client would buffer it all
 # Of an answer's headers, those that still hold when it is replayed (requirement D8).
 REPLAYED = frozenset({"content-type", "content-language", "openai-model", "openai-version"})
+
+
+class _Members(msgspec.Struct):
+    """The members that decide whether a request comes near the cache at all."""
+
+    store: Any = None
+    background: Any = None
+    web_search_options: Any = None
+    temperature: Any = None
+    n: Any = None
+
+
+_read_traits = msgspec.json.Decoder(_Members).decode
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,15 +129,11 @@ class Boarding:
         return known
 
     def _study(self, body: bytes) -> Known:
-        request = read_chat(body)
-        if not request.canonical:
+        request = read_chat(body, self._ignored)
+        if request.digest is None:
             return Known(request, rules.traits_of({}, request.reason or "odd"), None)
-        members = msgspec.json.decode(body)
-        try:
-            canonical = digest(members, self._ignored)
-        except RecursionError:
-            return Known(request, rules.traits_of({}, "depth"), None)
-        return Known(request, rules.traits_of(members), canonical)
+        members = msgspec.structs.asdict(_read_traits(body))
+        return Known(request, rules.traits_of(members), request.digest)
 
     def plan(self, trip: Trip, upstream: Upstream, caller: Caller, known: Known, path: str) -> Plan:
         """What this request is to the cache; its key, its wish, its reason to pass by."""
@@ -141,7 +151,7 @@ class Boarding:
                 upstream=upstream.name,
                 base_url=upstream.base_url,
                 model=trip.served or request.model,
-                headers=ask.headers,
+                headers=[pair for pair in ask.headers if pair[0].startswith(SEMANTIC_PREFIXES)],
                 body=known.digest,
             )
             trip.cache_key = key.hex()[:16]

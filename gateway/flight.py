@@ -23,6 +23,7 @@ from gateway.ports import Client, ClientGone, Clock, Reply
 from gateway.wire.observe import EndEvent, Form, Observer, Piece, UsageEvent
 
 WINDOW = 1024 * 1024  # bytes between the upstream and the slowest reader of what is not recorded
+END_CAP = 64 * 1024  # bytes of the end, and of what an upstream sends after it
 HOLD = 256 * 1024  # a JSON answer below this is sent whole, with its length
 
 
@@ -39,6 +40,7 @@ class Flight:
     """One answer in the air. `cap`: record up to so many bytes; 0 records nothing."""
 
     __slots__ = (
+        "_after_end",
         "_first",
         "_holding",
         "_landing",
@@ -81,6 +83,7 @@ class Flight:
         self.on_growth: Callable[[], None] | None = None
         self.on_unkept: Callable[[], None] = _nothing
         self._pieces: list[Piece] = []
+        self._after_end = 0  # bytes of the end and what follows it
         self._first = 0  # how many pieces have been forgotten
         self._holding = False
         self._room: asyncio.Future[None] | None = None
@@ -129,7 +132,7 @@ class Flight:
             if quiet and observer.saw_content:
                 quiet = False
                 on_content()
-            if not data:
+            if not data or self._overrun:
                 return
             if not self.cap and self.held > WINDOW:
                 await self._wait_for_room(leash)
@@ -176,6 +179,7 @@ class Flight:
         for piece in pieces:
             if isinstance(piece, EndEvent):
                 self.ends.append(piece)
+                self._after_end += len(piece)
             else:
                 self._pieces.append(piece)
                 self.held += len(piece)
@@ -183,6 +187,11 @@ class Flight:
             self.stop_recording()
         elif self.on_growth is not None:
             self.on_growth()
+
+    @property
+    def _overrun(self) -> bool:
+        """More than enough has come after the end: it is of no use to anybody."""
+        return self._after_end > END_CAP
 
     def _show(self, data: bytes = b"") -> None:
         """Let readers have what is there, but for the last piece of JSON: the answer's end is held

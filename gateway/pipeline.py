@@ -174,7 +174,7 @@ class Pipeline:
         """Who serves this model to this caller (contract, "Upstreams")."""
         house = self.house
         upstream = choose(house.upstreams, trip.model, caller.kind)
-        if not upstream.relays(path):
+        if not upstream.relays(path, trip.ask.method):
             raise UnknownURL(f"'/v1/{path[:200]}' is not relayed to upstream '{upstream.name}'.")
         trip.upstream = upstream.name
         trip.cache = CacheState.BYPASS

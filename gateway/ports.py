@@ -197,8 +197,8 @@ class Upstream(Protocol):
     def accepts(self, kind: CallerKind) -> bool:
         """May this kind of caller use it (contract, "Callers")."""
 
-    def relays(self, path: str) -> bool:
-        """May `path` (after /v1/) be asked of it."""
+    def relays(self, path: str, method: str) -> bool:
+        """May `path` (after /v1/) be asked of it this way."""
 
     def real_name(self, model: str) -> str:
         """The model's name upstream (`rename`)."""

@@ -176,7 +176,7 @@ class FakeUpstream:
     def accepts(self, kind: CallerKind) -> bool:
         return True
 
-    def relays(self, path: str) -> bool:
+    def relays(self, path: str, method: str) -> bool:
         return ".." not in path
 
     def real_name(self, model: str) -> str:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import logging
 import platform
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
 from gateway import __version__
 from gateway.config import UpstreamSection
-from gateway.exchange import Caller, CallerKind, Exchange, Outcome, UsageSource
+from gateway.exchange import CacheState, Caller, CallerKind, Exchange, Outcome, UsageSource
 from gateway.metrics.table import KEYS, MODELS, SERIES, SPECS, TABLE, Labels
 from gateway.ports import Clock
 
@@ -54,6 +54,7 @@ class Metrics:
         self.registry = registry
         self.clock = clock
         self._values: Snapshot = {spec.name: {} for spec in TABLE}
+        self._families: dict[str, Callable[[], Mapping[Labels, float]]] = {}
         self._watched: dict[str, dict[Labels, Callable[[], float]]] = {}
         self._configured: frozenset[str] = frozenset()
         self._answered: set[str] = set()
@@ -80,6 +81,11 @@ class Metrics:
             raise KeyError(f"{name} has no label {', '.join(labels)}")
         self._watched.setdefault(name, {})[key] = read
 
+    def watch_all(self, name: str, read: Callable[[], Mapping[Labels, float]]) -> None:
+        """Take a family's samples from `read` at each scrape, on the loop's thread: for what is
+        counted elsewhere under labels that are not known before."""
+        self._families[SPECS[name].name] = read
+
     def reloaded(self, *, ok: bool) -> None:
         """A reload of the configuration was tried."""
         self._count("gateway_config_reloads_total", ("ok" if ok else "failed",))
@@ -92,6 +98,7 @@ class Metrics:
         model = self._model(exchange)
         self._book_request(exchange, model)
         self._book_usage(exchange, model)
+        self._book_cache(exchange)
         if exchange.upstream is not None and exchange.attempts > 0:
             self._book_call(exchange, exchange.upstream, model)
 
@@ -112,10 +119,24 @@ class Metrics:
             self._add_tokens("gateway_output_tokens_total", labels, usage.completion_tokens)
             self._add_tokens("gateway_cached_input_tokens_total", labels, usage.cached_tokens)
             self._add_tokens("gateway_reasoning_tokens_total", labels, usage.reasoning_tokens)
+        saved = x.saved.prompt_tokens + x.saved.completion_tokens
+        if saved and x.caller is not None:
+            self._add_tokens(
+                "gateway_cache_saved_tokens_total", (model, self._key(x.caller)), saved
+            )
         if x.usage_missing is not None:
             self._count("gateway_usage_missing_total", (x.usage_missing,))
         if x.summary is not None and x.summary.observer_errors:
             self._count("gateway_observer_errors_total", (), x.summary.observer_errors)
+
+    def _book_cache(self, x: Exchange) -> None:
+        """Why a request passed the cache by, or its answer was not kept (D1)."""
+        if x.cache is CacheState.BYPASS and x.cache_reason is not None:
+            self._count("gateway_cache_bypass_total", (x.cache_reason,))
+        elif x.cache is CacheState.MISS and x.cache_reason is not None:
+            self._count("gateway_cache_store_skipped_total", (x.cache_reason,))
+        elif x.cache is CacheState.HIT and x.cache_age is not None:
+            self._observe("gateway_cache_hit_age_seconds", (), x.cache_age * 1000)
 
     def _book_call(self, x: Exchange, upstream: str, model: str) -> None:
         times, labels = x.timings, (upstream,)
@@ -208,6 +229,11 @@ class Metrics:
                     taken[name][labels] = read()
                 except Exception:  # one broken gauge must not blind who looks for the reason
                     log.exception("%s cannot be read", name)
+        for name, read_all in self._families.items():
+            try:
+                taken[name].update(read_all())
+            except Exception:
+                log.exception("%s cannot be read", name)
         return taken
 
 

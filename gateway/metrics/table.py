@@ -14,6 +14,7 @@ SERIES = 2000  # of one family
 DURATION = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 FIRST_TOKEN = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 60, 120, 300)
 OVERHEAD = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1)
+AGE = (1, 10, 60, 300, 1800, 3600, 21_600, 86_400, 604_800, 2_592_000)
 WAIT = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 
 Labels = tuple[str, ...]
@@ -137,6 +138,50 @@ TABLE: tuple[Spec, ...] = (
     ),
     _gauge("gateway_upstream_in_flight", "upstream", "Calls to the upstream under way."),
     _gauge("gateway_upstream_queued", "upstream", "Calls that wait for a free connection."),
+    _counter(
+        "gateway_cache_saved_tokens_total",
+        "model key",
+        "Tokens that hits and joined requests did not cost, prompt and completion together.",
+    ),
+    _counter(
+        "gateway_cache_bypass_total",
+        "reason",
+        "Requests neither looked up nor kept. reason: disabled, no_store, sampled, not_canonical, "
+        "store, background, web_search_options.",
+    ),
+    _counter(
+        "gateway_cache_store_skipped_total",
+        "reason",
+        "Answers that were not kept. reason: no_store, status, encoded, content_type, too_large, "
+        "not_json, error, incomplete, no_choices, clamped, finish_reason.",
+    ),
+    _histogram(
+        "gateway_cache_hit_age_seconds", "", AGE, "How old the answers are that hits replay."
+    ),
+    _gauge("gateway_cache_entries", "tier", "Entries kept. tier: memory, disk."),
+    _gauge("gateway_cache_size_bytes", "tier", "Bytes that they take. tier: memory, disk."),
+    _gauge("gateway_cache_max_size_bytes", "tier", "The limit on that. tier: memory, disk."),
+    _counter(
+        "gateway_cache_evictions_total",
+        "tier reason",
+        "Entries that had to go. tier: memory, disk; reason: expired, size, purged.",
+    ),
+    _counter(
+        "gateway_cache_dropped_total",
+        "reason",
+        "Entries that did not reach the disk; they are served from memory.",
+    ),
+    _counter(
+        "gateway_cache_errors_total",
+        "reason",
+        "Faults of the disk tier: each was a miss, never an error to a client (E3).",
+    ),
+    _gauge("gateway_flights_open", "", "Upstream calls that equal requests may join."),
+    _gauge(
+        "gateway_flights_abandoned",
+        "",
+        "Upstream calls that go on though all their clients have left, so that the answer is kept.",
+    ),
     _counter(
         "gateway_access_log_lines_total",
         "result",

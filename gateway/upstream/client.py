@@ -83,10 +83,12 @@ class HTTPUpstream:
     def accepts(self, kind: CallerKind) -> bool:
         return self._access.accepts(kind)
 
-    def relays(self, path: str) -> bool:
+    def relays(self, path: str, method: str) -> bool:
         if not rules.safe_path(path):
             return False
-        return self._paths is None or rules.allowed_path(path, self._paths)
+        if self._paths is None:
+            return True
+        return method in rules.HARMLESS and rules.allowed_path(path, self._paths)
 
     def real_name(self, model: str) -> str:
         return self._models.real(model)
@@ -128,7 +130,7 @@ class HTTPUpstream:
     async def models(self, caller: Caller) -> list[dict[str, object]]:
         """What it lists, under public names, and what the configuration names. Never fails."""
         listed: list[dict[str, object]] = []
-        if self.accepts(caller.kind) and self.relays("models"):
+        if self.accepts(caller.kind) and self.relays("models", "GET"):
             with contextlib.suppress(*UNLISTED):
                 async with asyncio.timeout(MODELS_WITHIN):
                     listed = await self._listed(caller)

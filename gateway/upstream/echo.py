@@ -84,7 +84,7 @@ class EchoUpstream:
     def accepts(self, kind: CallerKind) -> bool:
         return True
 
-    def relays(self, path: str) -> bool:
+    def relays(self, path: str, method: str) -> bool:
         return rules.safe_path(path)
 
     def real_name(self, model: str) -> str:

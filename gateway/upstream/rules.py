@@ -243,6 +243,8 @@ FORWARDED = frozenset({
 FORWARDED_PREFIXES = ("openai-", "x-stainless-", "anthropic-")
 
 # Forwarded headers that may change an answer: they belong to what identifies an equal request.
+# With the operator's own key nobody may delete what is the operator's.
+HARMLESS = frozenset({"GET", "HEAD", "POST"})
 SEMANTIC_PREFIXES = ("openai-", "anthropic-")
 
 # Judged against the credential they come with: meaningless or wrong beside the upstream's own key.

@@ -39,6 +39,7 @@ def test_no_label_could_hold_a_person_or_a_secret():
             "metric",
             "version",
             "python",
+            "tier",
         ]
     )
     assert {label for spec in TABLE for label in spec.labels} <= known

@@ -287,7 +287,7 @@ async def test_what_it_is() -> None:
     assert not upstream.serves("gpt")
     assert upstream.injects_usage
     assert [m["id"] for m in await upstream.models(ISSUED)] == ["echo"]
-    assert not upstream.relays("models/../x")
+    assert not upstream.relays("models/../x", "GET")
 
 
 async def test_the_delay_stands_before_each_chunk_and_ends_with_close() -> None:

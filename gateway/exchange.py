@@ -23,8 +23,28 @@ class CallerKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Grant:
+    """What an issued key may do. None: as the configuration has it.
+
+    `models` are patterns, none means all; `scope` is key, team or global; `controls` are the cache
+    directives that the key's requests may use (`cache/rules.py`). `limits` and `team_limits` are
+    what `keys create` and `teams set` take, by option name (`rpm`, `tokens_per_day`, ...).
+    """
+
+    models: tuple[str, ...] = ()
+    cache: bool | None = None
+    scope: str | None = None
+    controls: frozenset[str] | None = None
+    log_bodies: bool | None = None
+    limits: Mapping[str, int | str] = field(default_factory=dict)
+    team_limits: Mapping[str, int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Caller:
     """Who asks. `id` is the full identity, `name` is what logs and metrics may show.
+
+    An issued key has a `grant` and perhaps a `team` (its name) with a `team_id`.
 
     `token` is a passthrough caller's own credential, to be forwarded; it is kept out of `repr`.
     """
@@ -33,6 +53,9 @@ class Caller:
     id: str
     name: str
     token: str | None = field(default=None, repr=False)
+    team: str | None = None
+    team_id: str | None = None
+    grant: Grant | None = None
 
 
 class Outcome(StrEnum):
@@ -87,6 +110,38 @@ class Usage:
 
 
 NO_USAGE = Usage()
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Money in whole nano-dollars (10^-9 USD); None where the model has no price.
+
+    `version` says which price data it was worked out from.
+    """
+
+    nano_usd: int | None = None
+    version: str | None = None
+
+
+NO_COST = Cost()
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """Tokens and money that a call may use, held before it is made (issue: quotas).
+
+    `id` is the request's ULID; `until` is the wall time in seconds at which its lease is over.
+    """
+
+    id: str
+    at: float
+    key_id: str
+    team_id: str | None
+    model: str
+    prompt_tokens: int
+    completion_tokens: int
+    nano_usd: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +217,8 @@ class Exchange:
     cache_reason: str | None = None  # why it was passed by or not kept (cache/rules.py)
     cache_age: float | None = None  # seconds, of a hit
     saved: Usage = NO_USAGE  # tokens that a hit, or joining, did not cost
+    cost: Cost = NO_COST
+    saved_cost: Cost = NO_COST
     upstream_request_id: str | None = None
     usage_missing: str | None = None
     client_retry: str | None = None  # the client's own `x-stainless-retry-count`

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gateway.entry import CacheStats, Entry, Selector, Ticket
-from gateway.exchange import Caller, CallerKind, Exchange, HeaderList
+from gateway.exchange import (
+    Caller,
+    CallerKind,
+    Cost,
+    Exchange,
+    HeaderList,
+    Reservation,
+    Usage,
+)
 
 
 class Clock(Protocol):
@@ -242,6 +250,32 @@ class Sink(Protocol):
 
     def book(self, exchange: Exchange) -> None:
         """Take it. Never blocks, never raises."""
+
+
+class Ledger(Protocol):
+    """The books on disk: one row for each request with a valid caller."""
+
+    def admit(self) -> None:
+        """LedgerUnavailable once the disk has failed for longer than `usage.when_down` allows."""
+
+    def reserve(self, reservation: Reservation) -> None:
+        """Queue an open reservation; not waited for."""
+
+    async def commit(self, exchange: Exchange) -> None:
+        """The row of an upstream call: returns when it is durable, or after `usage.commit_wait`,
+        when it stays queued. Never raises. It settles the reservation of the same id."""
+
+    def add(self, exchange: Exchange) -> None:
+        """The row of a hit, a join or a refusal: queued, nobody waits."""
+
+
+class Prices(Protocol):
+    """What tokens cost."""
+
+    def cost(
+        self, upstream: str, base_url: str, model: str, usage: Usage, service_tier: str | None
+    ) -> Cost:
+        """The cost of `usage` of a model (its name as it was sent upstream). No I/O."""
 
 
 class Keys(Protocol):

@@ -53,9 +53,13 @@ def closed_port() -> Iterator[int]:
 
 
 def config_for(up: Scripted, closed_port: int = 1, **server: Any) -> dict[str, Any]:
-    """The shared gateway's configuration; a test may change it for a gateway of its own."""
+    """The shared gateway's configuration; a test may change it for a gateway of its own.
+
+    The cache is off: here each request is to reach the upstream, and each leaving client to end it.
+    """
     keyless = {"base_url": up.url, "auth": "none"}
     return {
+        "cache": {"enabled": False},
         "server": {"cors_origins": [ORIGIN], "trusted_proxies": ["127.0.0.1"], **server},
         "upstreams": [
             {"name": "open", "models": ["open-*"], **keyless},

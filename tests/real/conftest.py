@@ -24,7 +24,11 @@ def llama() -> str:
 @pytest.fixture(scope="session")
 def _house(llama: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
     upstream = {"name": "llama", "base_url": llama, "auth": "none", "models": ["*"]}
-    with Gateway(tmp_path_factory.mktemp("real"), {"upstreams": [upstream]}) as running:
+    config = {
+        "upstreams": [upstream],
+        "cache": {"enabled": False},
+    }  # each test asks the model itself
+    with Gateway(tmp_path_factory.mktemp("real"), config) as running:
         yield running
 
 

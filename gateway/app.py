@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 from gateway.admin import Rooms
@@ -125,7 +126,11 @@ class Gateway:
             metrics=self.metrics,
             config_view=lambda: masked(self.config),
             ops=self.ops,
-            rooms=Rooms(self.cache, self.clock),
+            rooms=Rooms(
+                self.cache,
+                self.clock,
+                skipped=partial(self.metrics.counted, "gateway_cache_store_skipped_total"),
+            ),
         )
         address = await self.admin.start()
         stack.push_async_callback(self.admin.close)

@@ -50,7 +50,7 @@ async def stats(rooms: Rooms, _: Stats) -> dict[str, Any]:
     disk["oldest"] = None if found.disk.oldest is None else _time(found.disk.oldest)
     return {
         **figures,
-        "skipped": dict(rooms.skipped()),
+        "skipped": {reason: int(number) for reason, number in rooms.skipped().items()},
         "memory": _in_bytes(memory),
         "disk": _in_bytes(disk),
     }

@@ -23,7 +23,7 @@ class Rooms:
 
     cache: Cache
     clock: Clock
-    skipped: Callable[[], Mapping[str, int]] = dict
+    skipped: Callable[[], Mapping[str, float]] = dict
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -119,6 +119,7 @@ class TwoTier:
     def __init__(self, section: Cache, folder: Path, clock: Clock) -> None:
         """`folder` is the cache's own (`data/cache`). Opens nothing."""
         self._clock, self._max_entry = clock, section.max_entry
+        self._enabled = section.enabled  # whoever stores asks for it; here it is only shown
         self._memory = Memory(section.memory)
         size_limit = section.size_limit
         self._disk = Disk(folder, clock, size_limit=size_limit) if size_limit else NoDisk()
@@ -192,7 +193,7 @@ class TwoTier:
 
     def stats(self) -> CacheStats:
         return CacheStats(
-            enabled=True,
+            enabled=self._enabled,
             stored=self._stored,
             refused=self._refused,
             remembered=len(self._answered),
@@ -203,6 +204,7 @@ class TwoTier:
     def reconfigure(self, section: Cache) -> None:
         """Other bounds, from now on; the disk cannot be turned on or off."""
         self._max_entry = section.max_entry
+        self._enabled = section.enabled
         self._memory.resize(section.memory)
         if section.size_limit:
             self._disk.resize(section.size_limit)

@@ -184,6 +184,10 @@ class Metrics:
             now = self.clock.now()
             self._set("gateway_config_last_reload_success_timestamp_seconds", (), now)
 
+    def counted(self, name: str) -> dict[str, float]:
+        """What a counter with one label holds now, by that label."""
+        return {label: value for (label,), value in self._values[name].items()}  # type: ignore[misc]
+
     def _set(self, name: str, labels: Labels, value: float) -> None:
         self._values[name][labels] = value
 

@@ -75,11 +75,12 @@ class House:
         return json.loads(self.run(*words, "--format", "json"))
 
     def chat(
-        self, prompt: str, *, key: str, model: str = "echo", **headers: str
+        self, prompt: str, *, key: str, model: str = "echo", most: int = 99, **headers: str
     ) -> tuple[str, str]:
         """The id of a request, and what the cache was to it; "gone" where nothing is kept."""
         assert self.gateway is not None
-        body = {"model": model, "messages": [{"role": "user", "content": prompt}]}
+        messages = [{"role": "user", "content": prompt}]
+        body = {"model": model, "messages": messages, "max_tokens": most}
         with closing(http.client.HTTPConnection(*self.gateway.address, timeout=PATIENCE)) as wire:
             given = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
             wire.request("POST", "/v1/chat/completions", json.dumps(body), given | headers)

@@ -101,7 +101,10 @@ def test_the_figures(house, stack):
     house.serve(stack)
     fill(house)
     assert house.kept("a-one", key=ALICE, model="one")
+    house.chat("far from finished", key=ALICE, most=1)
     found = house.read("cache", "stats")
+    assert found["enabled"] is True
+    assert found["skipped"] == {"finish_reason": 1}
     assert found["stored"] == found["memory"]["entries"] == found["disk"]["entries"] == len(CHATS)
     assert found["memory"]["hits"] == 1
     assert found["disk"]["state"] == "open"

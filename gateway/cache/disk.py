@@ -170,11 +170,6 @@ class Disk:
     async def purge(self, selector: Selector, counted: set[bytes]) -> int:
         """Delete what the selector takes, after all that was queued before; how many, without
         those `counted` already. PurgeFailed."""
-        on_their_way = {k for k, entry in self._waiting.items() if selector.takes(k, entry.labels)}
-        for key in on_their_way:
-            del self._waiting[key]
-        gone = len(on_their_way - counted)
-        counted = counted | on_their_way
 
         def work(table: Table) -> int:
             count = table.purge(selector, counted)
@@ -185,7 +180,7 @@ class Disk:
 
         try:
             async with asyncio.timeout(JOB):
-                return gone + await asyncio.wrap_future(self._writer.order(work, PURGE_TRIES))
+                return await asyncio.wrap_future(self._writer.order(work, PURGE_TRIES))
         except TimeoutError:
             raise PurgeFailed(f"the cache's disk has not answered for {JOB:.0f} s") from None
         except Exception as error:

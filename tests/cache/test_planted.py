@@ -83,7 +83,7 @@ PLANTED: dict[str, Callable[[Path], dict[str, object]]] = {
     "a pickled value": lambda mark: {"mode": 4, "value": pickle_that_writes(mark)},
     "a pickled file": lambda mark: {"mode": 4, "value": None, "filename": "planted"},
     "a pickled value as raw": lambda mark: {"value": pickle_that_writes(mark)},
-    "a file's name": lambda mark: {"mode": 2, "value": None, "filename": "../../secret"},
+    "a file's name": lambda mark: {"mode": 2, "value": None, "filename": "../secret"},
     "a text file": lambda mark: {"mode": 3, "value": None, "filename": "/etc/passwd"},
     "a text": lambda mark: {"value": "text"},
     "a number": lambda mark: {"value": 5},

@@ -207,8 +207,10 @@ def test_a_killed_server_leaves_nothing_in_the_way(house, stack):
     """Its socket's file stays; a command works on the files, and the next server takes its
     place."""
     gateway = house.serve(ExitStack())
-    ids = fill(house)
-    gateway.kill()
+    try:
+        ids = fill(house)
+    finally:
+        gateway.kill()
     assert (house.data / "control.sock").is_socket()
     assert house.run("cache", "purge", "--request", ids["a-one"]) == "1 entry purged\n"
     house.serve(stack)
@@ -224,9 +226,8 @@ def test_a_command_while_a_server_starts(house, stack):
         for _ in range(2)
     ]  # fmt: skip
     house.serve(stack)
-    for one in purging:
-        _, said = one.communicate(timeout=PATIENCE)
-        assert one.returncode == 0, said
+    ended = [(one.communicate(timeout=PATIENCE)[1], one.returncode) for one in purging]
+    assert [code for _, code in ended] == [0, 0], ended
     assert house.chat("a-one", key=ALICE)[1] == "miss"
 
 

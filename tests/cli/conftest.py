@@ -75,7 +75,7 @@ class House:
         return json.loads(self.run(*words, "--format", "json"))
 
     def chat(
-        self, prompt: str, *, key: str, model: str = "echo", most: int = 99, **headers: str
+        self, prompt: str, *, key: str, model: str = "echo", most: int = 99, control: str = ""
     ) -> tuple[str, str]:
         """The id of a request, and what the cache was to it; "gone" where nothing is kept."""
         assert self.gateway is not None
@@ -83,7 +83,8 @@ class House:
         body = {"model": model, "messages": messages, "max_tokens": most}
         with closing(http.client.HTTPConnection(*self.gateway.address, timeout=PATIENCE)) as wire:
             given = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-            wire.request("POST", "/v1/chat/completions", json.dumps(body), given | headers)
+            given["Cache-Control"] = control
+            wire.request("POST", "/v1/chat/completions", json.dumps(body), given)
             answer = wire.getresponse()
             answer.read()
         state = "gone" if answer.status == 504 else answer.headers["X-Gateway-Cache"]
@@ -91,7 +92,7 @@ class House:
 
     def kept(self, prompt: str, *, key: str, model: str = "echo") -> bool:
         """Would it be answered from the cache? Without calling anybody."""
-        _, state = self.chat(prompt, key=key, model=model, **{"Cache-Control": "only-if-cached"})
+        _, state = self.chat(prompt, key=key, model=model, control="only-if-cached")
         assert state in {"gone", "hit"}
         return state == "hit"
 

@@ -109,6 +109,24 @@ def house(_shared: Gateway) -> Iterator[Gateway]:
     _shared.check()
 
 
+def caching_config(up: Scripted, **cache: Any) -> dict[str, Any]:
+    """The same with the cache as shipped, but for the settings that are given."""
+    return config_for(up) | {"cache": cache}
+
+
+@pytest.fixture(scope="session")
+def _caching(up: Scripted, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
+    with Gateway(tmp_path_factory.mktemp("caching"), caching_config(up)) as running:
+        yield running
+
+
+@pytest.fixture
+def caching(_caching: Gateway) -> Iterator[Gateway]:
+    """The gateway that most tests of the cache share."""
+    yield _caching
+    _caching.check()
+
+
 Start = Callable[..., Gateway]
 
 
@@ -142,6 +160,13 @@ def raw(house: Gateway) -> Iterator[Raw]:
 def client(house: Gateway) -> Iterator[openai.OpenAI]:
     """The current openai client, its own token, no retries: one request is one request."""
     with openai.OpenAI(base_url=house.v1, api_key=OWN_TOKEN, max_retries=0) as found:
+        yield found
+
+
+@pytest.fixture
+def caller(caching: Gateway) -> Iterator[openai.OpenAI]:
+    """The same client of the gateway with the cache on."""
+    with openai.OpenAI(base_url=caching.v1, api_key=OWN_TOKEN, max_retries=0) as found:
         yield found
 
 

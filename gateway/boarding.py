@@ -6,7 +6,6 @@ the cache room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an 
 
 from __future__ import annotations
 
-import asyncio
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -14,26 +13,23 @@ from typing import Any
 
 import msgspec
 
+from gateway.abandoned import AbandonedFlights
 from gateway.cache import rules
 from gateway.cache.rules import Landing, Policies, Policy, Traits, Wish
 from gateway.calls import Calls, header
-from gateway.config import Abandoned
 from gateway.config import Cache as CacheSection
 from gateway.entry import Entry, Recording, Ticket
-from gateway.exchange import NO_USAGE, CacheState, Caller, Summary, UsageSource
-from gateway.flight import Flight, Head
+from gateway.exchange import NO_USAGE, CacheState, Caller, Summary
+from gateway.flight import Flight
+from gateway.forms import Forms, Replay, recorded
 from gateway.leash import Leash
 from gateway.ports import Cache, ClientGone, Clock, Upstream
 from gateway.trip import Trip
 from gateway.upstream.rules import SEMANTIC_PREFIXES
-from gateway.wire.assemble import assemble, disassemble
 from gateway.wire.chat import ChatRequest, read_chat
-from gateway.wire.observe import Form, Piece, UsageEvent
 
 KNOWN_BYTES = 32 * 1024 * 1024  # of bodies that came before and need no parsing again
 KNOWN_LARGEST = 256 * 1024
-BUILT_BYTES = 32 * 1024 * 1024  # of answers built in the other form
-SLICE = 256 * 1024  # a kept answer goes out in such pieces: a slow client would buffer it all
 # Of an answer's headers, those that still hold when it is replayed (requirement D8).
 REPLAYED = frozenset({"content-type", "content-language", "openai-model", "openai-version"})
 
@@ -81,14 +77,6 @@ class Plan:
         return self.key is not None and self.wish.keeps
 
 
-@dataclass(frozen=True, slots=True)
-class Replay:
-    """A kept answer in the form that was asked for."""
-
-    recording: Recording
-    flight: Flight
-
-
 class Boarding:
     """Look-ups, flights in the air, and what is kept."""
 
@@ -99,8 +87,7 @@ class Boarding:
         self._calls = calls
         self._known: dict[bytes, Known] = {}
         self._known_bytes = 0
-        self._built: dict[tuple[str, Form, bool], list[Piece]] = {}
-        self._built_bytes = 0
+        self._forms = Forms(calls)
         self._flights: dict[tuple[bytes, bool], Flight] = {}
         self.reconfigure(section)
 
@@ -168,45 +155,14 @@ class Boarding:
         entry = self.cache.find(plan.key)
         if entry is None:
             entry = await self.cache.fetch(plan.key)
-        replay = None if entry is None else await self._replay(entry, plan)
+        replay = None
+        if entry is not None:
+            now, max_age = self._clock.now(), plan.wish.max_age
+            replay = await self._forms.replay(entry, plan.request, now, max_age)
         trip.mark("looked_up", self._clock.monotonic())
         if replay is not None:
             self._note_hit(trip, plan.key, replay.recording)
         return replay
-
-    async def _replay(self, entry: Entry, plan: Plan) -> Replay | None:
-        now, request = self._clock.now(), plan.request
-        same, other = (entry.stream, entry.json) if request.stream else (entry.json, entry.stream)
-        if same is not None and same.fresh(now, plan.wish.max_age):
-            lacks_usage = same.usage.source is UsageSource.NONE
-            if not (request.stream and request.asked_usage and lacks_usage):
-                return Replay(same, Flight.of(_head(same, request.stream), _pieces(same), []))
-        if other is None or not other.fresh(now, plan.wish.max_age):
-            return None
-        pieces = await self._build(other, request)
-        if pieces is None:
-            return None
-        kind = "text/event-stream" if request.stream else "application/json"
-        headers = [("content-type", kind)]
-        headers += [pair for pair in other.headers if pair[0] != "content-type"]
-        length = None if request.stream else sum(map(len, pieces))
-        return Replay(other, Flight.of(Head(200, headers, length), pieces, []))
-
-    async def _build(self, recording: Recording, request: ChatRequest) -> list[Piece] | None:
-        """The other form of a recording, where that is exact (design.md, "Across forms")."""
-        form = Form.STREAM if request.stream else Form.JSON
-        place = (recording.request_id, form, request.stream and request.asked_usage)
-        pieces = self._built.pop(place, None)
-        if pieces is None:
-            work = partial(_converted, form=form, include_usage=place[2])
-            pieces = await self._calls.off_loop(work, recording.body)
-            if pieces is None:
-                return None
-            self._built_bytes += sum(map(len, pieces))
-            while self._built_bytes > BUILT_BYTES and self._built:
-                self._built_bytes -= sum(map(len, self._built.pop(next(iter(self._built)))))
-        self._built[place] = pieces
-        return pieces
 
     def note_join(self, trip: Trip, flight: Flight) -> None:
         """A flight that was joined has landed: what that saved."""
@@ -286,7 +242,7 @@ class Boarding:
         head, summary, caller = flight.head, trip.summary, trip.caller
         if plan.key is None or head is None or summary is None or caller is None:
             return
-        body, span = _recorded(flight)
+        body, span = recorded(flight)
         landing = Landing(
             status=head.status,
             content_type=header(head.headers, "content-type"),
@@ -324,86 +280,5 @@ class Boarding:
         converts = False
         other = None if old is None else old.json if request.stream else old.stream
         if other is not None:
-            built = Form.JSON if request.stream else Form.STREAM
-            work = partial(_converted, form=built, include_usage=True)
-            converts = await self._calls.off_loop(work, recording.body) is not None
+            converts = await self._forms.converts(recording, from_stream=request.stream)
         self.cache.store(key, rules.landed(old, new, converts=converts), plan.ticket)
-
-
-class AbandonedFlights:
-    """Flights whose clients have all left, which go on so that their answer is kept: bounded in
-    number, bytes and seconds."""
-
-    def __init__(self, limits: Abandoned) -> None:
-        self.limits = limits
-        self._timers: dict[int, asyncio.TimerHandle] = {}
-        self._held: dict[int, int] = {}
-
-    def adopt(self, flight: Flight, leash: Leash) -> bool:
-        """Take a flight; False where there is no room for it."""
-        if len(self._timers) >= self.limits.flights:
-            return False
-
-        def over() -> None:
-            self.release(flight)
-            leash.pull(ClientGone())
-
-        def grew() -> None:
-            self._held[id(flight)] = flight.held
-            if sum(self._held.values()) > self.limits.bytes:
-                over()
-
-        loop = asyncio.get_running_loop()
-        self._timers[id(flight)] = loop.call_later(self.limits.time, over)
-        flight.on_growth = grew
-        grew()
-        return id(flight) in self._timers
-
-    def release(self, flight: Flight) -> None:
-        """It has landed, or somebody has boarded it."""
-        timer = self._timers.pop(id(flight), None)
-        self._held.pop(id(flight), None)
-        if timer is not None:
-            timer.cancel()
-            flight.on_growth = None
-
-    def __len__(self) -> int:
-        return len(self._timers)
-
-
-def _head(recording: Recording, stream: bool) -> Head:
-    return Head(200, recording.headers, None if stream else len(recording.body))
-
-
-def _pieces(recording: Recording) -> list[Piece]:
-    """A recording as it is handed out: the usage event apart, large bodies in slices."""
-    body, span = recording.body, recording.usage_span
-    if span is None:
-        return _sliced(body)
-    start, end = span
-    return [*_sliced(body[:start]), UsageEvent(body[start:end]), *_sliced(body[end:])]
-
-
-def _sliced(body: bytes) -> list[Piece]:
-    if len(body) <= SLICE:
-        return [body] if body else []
-    return [body[at : at + SLICE] for at in range(0, len(body), SLICE)]
-
-
-def _recorded(flight: Flight) -> tuple[bytes, tuple[int, int] | None]:
-    """All bytes of a flight, and where in them the usage event is."""
-    pieces, ends = flight.recorded()
-    at, span = 0, None
-    for piece in pieces:
-        if type(piece) is UsageEvent:
-            span = (at, at + len(piece))
-        at += len(piece)
-    return b"".join([*pieces, *ends]), span
-
-
-def _converted(body: bytes, *, form: Form, include_usage: bool) -> list[Piece] | None:
-    if form is Form.STREAM:
-        events = disassemble(body, include_usage)
-        return None if events is None else _sliced(b"".join(events))
-    completion = assemble(body)
-    return None if completion is None else _sliced(completion)

@@ -376,7 +376,7 @@ async def test_upstream_that_aborts_on_disconnect_is_let_go(tmp_path: Path) -> N
     never = asyncio.Event()
     reply = FakeReply([], [whole_stream()[0], never], headers=SSE)
     async with scene(tmp_path, reply) as on:
-        on.upstream.finish_on_disconnect = False  # type: ignore[misc]
+        on.upstream.finish_on_disconnect = False
         leader, led = on.begin(STREAM)
         await leader.written.wait()
         leader.leave()

@@ -54,7 +54,8 @@ class HTTPUpstream:
         self.name = section.name
         self.stats = Stats()
         self.finish_on_disconnect = section.on_disconnect is Disconnect.FINISH
-        self.base_url = section.base_url
+        # What is asked of another version of an API is not the same request.
+        self.base_url = f"{section.base_url}?{sorted(section.query.items())}"
         self.cache = section.cache
         self.cache_ttl = section.cache_ttl
         self._section = section

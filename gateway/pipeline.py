@@ -198,8 +198,11 @@ class Pipeline:
         """A kept answer, an equal request's flight, or a call of its own."""
         boarding = self.house.boarding
         if replay := await boarding.look_up(trip, plan):
-            await self._deliver(trip, self._reader(trip, replay.flight, plan.request))
+            reader = self._reader(trip, replay.flight, plan.request)
+            trip.mark("first_token", self.house.clock.monotonic())
+            await self._deliver(trip, reader)
         elif plan.wish.only_if_cached:
+            trip.cache = CacheState.MISS
             raise NotCached("Nothing is kept for this request, and only-if-cached makes no call.")
         else:
             flight = boarding.find_flight(plan)
@@ -209,28 +212,29 @@ class Pipeline:
     async def _join(self, trip: Trip, flight: Flight, plan: Plan) -> bool:
         """Wait for an equal request's answer, live where it comes in the form asked for. False: it
         has landed in the other form and cannot be turned into this one."""
-        trip.cache, leash = CacheState.JOINED, Leash()
+        clock, boarding, leash = self.house.clock, self.house.boarding, Leash()
+        trip.cache, began = CacheState.JOINED, clock.monotonic()
         live = flight.stream == plan.request.stream
         reader = self._reader(trip, flight, plan.request, leash=leash, live=live)
         try:
             with leash, self._in_the_air(trip, leash):
                 await flight.wait()
-        except GatewayError:
+        except BaseException:
             trip.observer = flight.observer
+            reader.leave()
             raise
         finally:
-            if not live:
-                reader.leave()
-        self.house.boarding.note_join(trip, flight)
-        if live:
-            await self._deliver(trip, reader)
-            return True
-        replay = await self.house.boarding.look_up(trip, plan)
-        if replay is None:
-            trip.cache = CacheState.MISS
-            return False
-        trip.cache = CacheState.JOINED
-        await self._deliver(trip, self._reader(trip, replay.flight, plan.request))
+            trip.waited += clock.monotonic() - began
+        boarding.note_join(trip, flight)
+        if not live:
+            reader.leave()
+            replay = await boarding.look_up(trip, plan)
+            if replay is None:
+                trip.cache = CacheState.MISS
+                return False
+            trip.cache, trip.cache_headers = CacheState.JOINED, []
+            reader = self._reader(trip, replay.flight, plan.request)
+        await self._deliver(trip, reader)
         return True
 
     async def _launch(
@@ -249,7 +253,7 @@ class Pipeline:
             with leash, self._in_the_air(trip, leash):
                 await self._fly(trip, flight, leash, upstream, call, request)
             if plan is not None:
-                await boarding.keep(trip, plan, flight)
+                await self._keep(trip, plan, flight)
         except ClientGone:
             # Who has the finish and the usage has the answer: [DONE] alone is no loss (B4).
             if reader.behind or not is_whole(trip.summary):
@@ -262,6 +266,13 @@ class Pipeline:
             trip.waited += flight.waited
         flight.land()
         await self._deliver(trip, reader)
+
+    async def _keep(self, trip: Trip, plan: Plan, flight: Flight) -> None:
+        """The answer is whole: keep it if it may be kept. A fault there costs nobody the answer."""
+        try:
+            await self.house.boarding.keep(trip, plan, flight)
+        except Exception:
+            log.exception("request %s: its answer could not be kept", trip.ask.id)
 
     def _reader(
         self,

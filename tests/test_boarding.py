@@ -15,7 +15,7 @@ from attrs import evolve
 from gateway.cache.store import TwoTier
 from gateway.config import Abandoned, Cache, Size
 from gateway.entry import Selector
-from gateway.errors import UpstreamCut, UpstreamError
+from gateway.errors import Draining, UpstreamCut, UpstreamError
 from gateway.exchange import CacheState, Exchange, Outcome, UsageSource
 from gateway.pipeline import House, Pipeline
 from tests.fakes import SSE, FakeClient, FakeClock, FakeReply, FakeUpstream, ask, house
@@ -551,3 +551,59 @@ async def test_kept_answers_survive_a_restart(tmp_path: Path) -> None:
         assert hit.headers["x-gateway-cache"] == "hit"
         assert hit.body == live.body
         assert again.calls == 0
+
+
+async def test_joiner_that_is_cut_by_a_stop_gets_nothing_after_its_error(tmp_path: Path) -> None:
+    """L1: the flight goes on without it."""
+    more = asyncio.Event()
+    events = whole_stream()
+    reply = FakeReply([], [events[0], more, *events[1:]], headers=SSE)
+    async with scene(tmp_path, reply) as on:
+        leader, led = on.begin(STREAM)
+        await leader.written.wait()
+        before = set(on.house.flights)
+        other, joined = on.begin(STREAM)
+        await settle()
+        (leash,) = set(on.house.flights) - before
+        leash.pull(Draining("stop"))
+        await joined
+        more.set()
+        await led
+        assert other.body.startswith(events[0] + b'data: {"error":')
+        assert leader.body == events[0] + events[1] + DONE
+        assert on.exchange(2).outcome is Outcome.DRAINED
+
+
+async def test_a_cache_that_fails_costs_nobody_the_answer(tmp_path: Path, caplog: Any) -> None:
+    """E3."""
+    async with scene(tmp_path, FakeReply([], [ANSWER])) as on:
+
+        def broken(*_: object) -> bool:
+            raise OSError("no disk")
+
+        on.house.boarding.cache.store = broken  # type: ignore[method-assign]
+        client = await on.chat(CHAT)
+        assert client.body == ANSWER
+        assert on.exchange(1).outcome is Outcome.OK
+        assert "could not be kept" in caplog.text
+
+
+async def test_only_if_cached_is_a_miss_also_for_what_is_never_kept(tmp_path: Path) -> None:
+    async with scene(tmp_path) as on:
+        client = await on.chat(CHAT, ("cache-control", "no-store, only-if-cached"))
+        assert (client.status, client.headers["x-gateway-cache"]) == (504, "miss")
+        assert on.calls == 0
+
+
+async def test_waiting_for_an_equal_request_is_no_overhead(tmp_path: Path) -> None:
+    more = asyncio.Event()
+    async with scene(tmp_path, FakeReply([], [ANSWER[:9], more, ANSWER[9:]])) as on:
+        _, led = on.begin(CHAT)
+        await settle()
+        _, joined = on.begin(CHAT)
+        await settle()
+        on.clock.time += 5
+        more.set()
+        await asyncio.gather(led, joined)
+        times = on.exchange(2).timings
+        assert (times.total, times.upstream, times.overhead) == (5000, 5000, 0)

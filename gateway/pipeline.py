@@ -202,7 +202,7 @@ class Pipeline:
             trip.mark("first_token", self.house.clock.monotonic())
             await self._deliver(trip, reader)
         elif plan.wish.only_if_cached:
-            trip.cache = CacheState.MISS
+            trip.cache, trip.cache_reason = CacheState.MISS, None  # no answer that was not kept
             raise NotCached("Nothing is kept for this request, and only-if-cached makes no call.")
         else:
             flight = boarding.find_flight(plan)

@@ -253,6 +253,7 @@ def test_off(start: Start, up: Scripted, where: str) -> None:
     refused = ask(gateway, chat(model), ONLY)
     refused.error(504, "not_cached")
     assert state(refused) == "miss"  # contract: whatever the reason
+    assert "disabled" not in figures(gateway)["skipped"]  # nothing was there to be kept
     elsewhere = [state(ask(gateway, chat("echo"))) for _ in range(2)]
     assert elsewhere == (["bypass"] * 2 if where == "section" else ["miss", "hit"])
 

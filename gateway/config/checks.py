@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_network
 from urllib.parse import SplitResult
+from zoneinfo import ZoneInfo
 
 from attrs import evolve, field, frozen
 
@@ -31,8 +32,12 @@ from gateway.config.sections import (
     Cache,
     Config,
     Keys,
+    ModelSection,
+    Quota,
     Server,
+    TierPrice,
     UpstreamSection,
+    Usage,
 )
 
 
@@ -83,6 +88,9 @@ def check(config: Config) -> list[Finding]:
         *_upstreams(config),
         *(finding.below("keys") for finding in _keys(config.keys)),
         *(finding.below("cache") for finding in _cache(config.cache)),
+        *(finding.below("models") for finding in _models(config.models)),
+        *(finding.below("quota") for finding in _quota(config.quota)),
+        *(finding.below("usage") for finding in _usage(config.usage)),
         *_open(config),
     ]
 
@@ -384,3 +392,34 @@ def warnings(config: Config) -> list[str]:
         if upstream.share_api_key and not upstream.api_key:
             found.append(f"{here}.share_api_key: there is no api_key to share")
     return found
+
+
+# Books --------------------------------------------------------------------------------------------
+
+
+def _models(models: list[ModelSection]) -> Findings:
+    for index, model in enumerate(models):
+        if not model.name.strip():
+            yield Finding((index, "name"), "a model's name or a pattern is wanted")
+        if (model.input is None) != (model.output is None):
+            given, missing = ("output", "input") if model.input is None else ("input", "output")
+            yield Finding((index, given), f"needs {missing} too", ((index, missing),))
+        if model.input is None and (model.cached_input is not None or model.tiers):
+            given = "tiers" if model.cached_input is None else "cached_input"
+            yield Finding((index, given), "needs input and output too", ((index, "input"),))
+        for finding in _positive(model, "context_tokens"):
+            yield finding.below(index)
+        for tier, price in model.tiers.items():
+            if price == TierPrice():
+                yield Finding((index, "tiers", tier), "says no price: input, output, cached_input")
+
+
+def _quota(quota: Quota) -> Findings:
+    try:
+        ZoneInfo(quota.timezone)
+    except (ValueError, OSError, LookupError):
+        yield Finding(("timezone",), "a time zone's name is wanted: UTC, Europe/Berlin")
+
+
+def _usage(usage: Usage) -> Findings:
+    yield from _positive(usage, "commit_wait", "keep")

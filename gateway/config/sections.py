@@ -13,6 +13,7 @@ from attrs import field, frozen
 
 Size = NewType("Size", int)  # bytes; written 64MiB
 Duration = NewType("Duration", float)  # seconds; written 30s, 24h, 7d
+Price = NewType("Price", int)  # 10^-12 dollars per token; written 0.15, dollars per million tokens
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -204,6 +205,69 @@ class Cache:
     abandoned: Abandoned = Abandoned()
 
 
+class Durability(StrEnum):
+    """What a row that was waited for survives."""
+
+    PROCESS = "process"  # the process's death
+    POWER = "power"  # the machine's, too
+
+
+class OnMissingUsage(StrEnum):
+    """What is booked for an answer whose usage is not known (requirement B3)."""
+
+    ESTIMATE = "estimate"
+    NONE = "none"
+    PROMPT_ONLY = "prompt_only"
+
+
+class AfterCrash(StrEnum):
+    """What is booked for a call that was open when the gateway died."""
+
+    PROMPT = "prompt"
+    FULL = "full"
+
+
+@frozen
+class Usage:
+    """The books: a row for each request, and sums that stay."""
+
+    durability: Durability = Durability.PROCESS
+    commit_wait: Duration = Duration(2)  # the end of an answer waits so long for its row
+    when_down: Duration | None = Duration(30)  # calls without a row that is safe; None: no end
+    after_crash: AfterCrash = AfterCrash.PROMPT
+    on_missing_usage: OnMissingUsage = OnMissingUsage.ESTIMATE
+    keep: Duration | None = Duration(90 * 86_400)  # rows; sums stay. None: rows stay too
+
+
+@frozen
+class Quota:
+    """`timezone`: where days, weeks and months begin."""
+
+    timezone: str = "UTC"
+
+
+@frozen
+class TierPrice:
+    """Another price for a service tier; None: as without it."""
+
+    input: Price | None = None
+    output: Price | None = None
+    cached_input: Price | None = None
+
+
+@frozen
+class ModelSection:
+    """What a model costs, instead of the data's price, and how much it takes. The first section
+    whose name matches and that says it holds."""
+
+    name: str  # or a pattern; as the upstream calls it
+    input: Price | None = None
+    output: Price | None = None
+    cached_input: Price | None = None  # None: as input
+    context_tokens: int | None = None
+    tiers: dict[str, TierPrice] = field(factory=dict)  # by the answer's service_tier
+
+
 @frozen
 class Metrics:
     """`open`: /metrics without the token from anywhere."""
@@ -226,6 +290,9 @@ class Config:
     admin: Admin = Admin()
     data: str = "./data"
     upstreams: list[UpstreamSection] = field(factory=_shipped_upstreams)
+    models: list[ModelSection] = field(factory=list)
     keys: Keys = Keys()
     cache: Cache = Cache()
+    quota: Quota = Quota()
+    usage: Usage = Usage()
     metrics: Metrics = Metrics()

@@ -26,8 +26,8 @@ from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from gateway.config.document import Node, Scalar, Sequence, Table, Way
-from gateway.config.sections import Config, Duration, Secret, SecretURL, Size
-from gateway.config.units import parse_duration, parse_size
+from gateway.config.sections import Config, Duration, Price, Secret, SecretURL, Size
+from gateway.config.units import parse_duration, parse_price, parse_size
 
 Hook = Callable[[Any, Any], Any]
 
@@ -73,7 +73,7 @@ def problems(error: BaseException, way: Way = ()) -> Iterator[tuple[Way, str, bo
         for name in error.extra_fields:
             yield (*way, name), f"unknown name{_nearest(name, known)}", False
     elif isinstance(error, KeyError):
-        yield way, "missing; every upstream has one", True
+        yield way, f"missing; every {str(way[0]).rstrip('s')} has one", True
     else:
         yield way, str(error), False
 
@@ -169,6 +169,11 @@ def _size(node: Any, _: Any) -> Size:
     return size
 
 
+def _price(node: Any, _: Any) -> Price:
+    price: Price = _measure(node, parse_price, "a price in dollars per million tokens (0.15)")
+    return price
+
+
 def _duration(node: Any, _: Any) -> Duration:
     duration: Duration = _measure(node, parse_duration, "a duration (30s)")
     return duration
@@ -236,6 +241,7 @@ _SCALARS: dict[Any, Hook] = {
     bool: _truth,
     Size: _size,
     Duration: _duration,
+    Price: _price,
     Secret: _secret,
     SecretURL: _secret,
     StrEnum: _word,

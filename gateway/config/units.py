@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from gateway.config.sections import Duration, Size
+from gateway.config.sections import Duration, Price, Size
 
 _BYTES = {
     "B": 1,
@@ -32,6 +32,7 @@ _MONEY = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
 _LONGEST = 36_500 * 86_400_000  # a hundred years, in milliseconds
 _LARGEST = 1 << 60
 NANO = 10**9
+_PRICE = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?", re.ASCII)
 
 
 def parse_size(text: str) -> Size:
@@ -76,6 +77,20 @@ def parse_money(text: str) -> int:
     if found is None:
         raise ValueError("an amount in dollars is wanted, at most 9 decimals: write 12.50")
     return int(found[1]) * NANO + int((found[2] or "").ljust(9, "0"))
+
+
+def parse_price(text: str) -> Price:
+    """10^-12 dollars per token, exact. `0.15`, dollars per million tokens, is 150,000."""
+    found = _PRICE.fullmatch(text)
+    if found is None:
+        raise ValueError("dollars per million tokens are wanted, at most 6 decimals: write 0.15")
+    return Price(int(found[1] + (found[2] or "").ljust(6, "0")))
+
+
+def format_price(price: int) -> str:
+    """The shortest writing that `parse_price` reads back to the same."""
+    whole, rest = divmod(price, 10**6)
+    return f"{whole}.{rest:06}".rstrip("0").removesuffix(".")
 
 
 def format_size(size: int) -> str:

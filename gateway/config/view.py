@@ -8,8 +8,8 @@ from typing import Any
 
 import attrs
 
-from gateway.config.sections import Config, Duration, Secret, Size
-from gateway.config.units import format_duration, format_size
+from gateway.config.sections import Config, Duration, Price, Secret, Size
+from gateway.config.units import format_duration, format_price, format_size
 
 # Sockets are bound, files opened and the loop chosen once. `docs/configuration.md` says the same.
 RESTART = (
@@ -25,6 +25,8 @@ RESTART = (
     "admin.tls",
     "data",
     "cache.enabled",
+    "quota.timezone",
+    "usage.durability",
 )
 
 
@@ -69,4 +71,6 @@ def _word(value: Any, declared: set[Any]) -> Any:
         return "none" if value is None else format_duration(value)
     if Size in declared:
         return format_size(value)
+    if Price in declared:
+        return None if value is None else format_price(value)
     return value.value if isinstance(value, Enum) else value

@@ -34,7 +34,8 @@ TYPES: list[tuple[str | bytes, str]] = [
     ),
     (
         "zzz: {}",
-        "1: zzz: unknown name (known are server, admin, data, upstreams, keys, cache, metrics)",
+        "1: zzz: unknown name (known are server, admin, data, upstreams, models, keys, cache, "
+        "quota, usage, metrics)",
     ),
     ("metrics:\n\n  opne: true", "3: metrics.opne: unknown name (did you mean 'open'?)"),
     (

@@ -259,6 +259,8 @@ class Pipeline:
             if reader.behind or not is_whole(trip.summary):
                 raise
         except BaseException as error:
+            if flight.cap and flight.head is not None:
+                trip.cache_reason = "incomplete"  # it broke off, and would have been kept
             flight.fail(error)
             raise
         finally:

@@ -142,6 +142,10 @@ class Reservation:
     completion_tokens: int
     nano_usd: int
     until: float
+    prompt_nano_usd: int | None = None  # of it, the prompt's; None: not known
+    key: str = ""  # names, for the row that a crash leaves to be booked
+    team: str | None = None
+    upstream: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ from gateway.config import (
 from gateway.errors import Draining
 from gateway.gauges import watch_access_log, watch_cache, watch_traffic, watch_upstream
 from gateway.journal.writer import open_access_log
-from gateway.keys.store import Callers, DataError, load_admin_token, load_pepper, lock_data
+from gateway.keys.store import Callers, DataError, load_admin_token, lock_data, open_register
 from gateway.metrics import Metrics, literal_models, standard_registry
 from gateway.pipeline import House, Pipeline
 from gateway.upstream import build
@@ -84,9 +84,13 @@ class Gateway:
         data = Path(config.data)
         stack.callback(lock_data(data).close)
         admin_token = load_admin_token(data, config.admin.token)
+        self.register = open_register(data, self.clock)
+        stack.push_async_callback(self.register.close)
+        await self.register.start()
         self.callers = Callers(
             config.keys,
-            pepper=load_pepper(data),
+            self.register,
+            self.clock,
             admin_token=admin_token,
             bind_is_loopback=is_loopback(config.server.host),
         )
@@ -130,6 +134,7 @@ class Gateway:
                 self.cache,
                 self.clock,
                 skipped=partial(self.metrics.counted, "gateway_cache_store_skipped_total"),
+                keys=self.register,
             ),
         )
         address = await self.admin.start()

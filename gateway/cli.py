@@ -8,6 +8,7 @@ import click
 
 from gateway import __version__
 from gateway.commands.cache import cache
+from gateway.commands.keys import keys
 from gateway.commands.options import (
     config_option,
     data_option,
@@ -15,6 +16,7 @@ from gateway.commands.options import (
     read_config,
     wrong,
 )
+from gateway.commands.teams import teams
 from gateway.config import warnings
 
 
@@ -84,4 +86,6 @@ def check(config_path: str, **options: Any) -> None:
     click.echo(f"{config_path}: ok")
 
 
+main.add_command(keys)
+main.add_command(teams)
 main.add_command(cache)

@@ -127,6 +127,13 @@ class NotFound(ClientError):
     code = "not_found"
 
 
+class Conflict(ClientError):
+    """What is there already stands against it, on the admin plane (RFC 9110 section 15.5.10)."""
+
+    status = 409
+    code = "conflict"
+
+
 class MethodNotAllowed(ClientError):
     """A known path with the wrong method (RFC 9110 section 15.5.6); `allow` goes into `Allow`."""
 

@@ -6,9 +6,13 @@ functions on the files. So all three mean the same by the same words.
 
 from typing import Any
 
-from gateway.admin import cache
+from gateway.admin import cache, keys, teams
 from gateway.admin.operation import Operation, Rooms
 
-OPERATIONS: tuple[Operation[Any], ...] = (*cache.OPERATIONS,)
+OPERATIONS: tuple[Operation[Any], ...] = (
+    *keys.OPERATIONS,
+    *teams.OPERATIONS,
+    *cache.OPERATIONS,
+)
 
 __all__ = ["OPERATIONS", "Operation", "Rooms"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from msgspec import Meta
 
-from gateway.admin.operation import Arguments, Operation, Rooms
+from gateway.admin.operation import Arguments, Operation, Rooms, timestamp
 from gateway.entry import Recording, Selector
 from gateway.errors import InvalidRequest, NotFound, StorageError
 from gateway.ports import PurgeFailed
@@ -47,7 +46,7 @@ async def stats(rooms: Rooms, _: Stats) -> dict[str, Any]:
     found = rooms.cache.stats()
     figures = asdict(found)
     memory, disk = figures.pop("memory"), figures.pop("disk")
-    disk["oldest"] = None if found.disk.oldest is None else _time(found.disk.oldest)
+    disk["oldest"] = None if found.disk.oldest is None else timestamp(found.disk.oldest)
     return {
         **figures,
         "skipped": {reason: int(number) for reason, number in rooms.skipped().items()},
@@ -86,7 +85,7 @@ def _recording(one: Recording, now: float, *, with_body: bool) -> dict[str, Any]
     shown: dict[str, Any] = {
         "request_id": one.request_id,
         "key": one.key_name,
-        "created": _time(one.created),
+        "created": timestamp(one.created),
         "age": int(one.age(now)),
         "ttl": int(one.left(now)),
         "bytes": len(one.body),
@@ -122,10 +121,6 @@ async def purge(rooms: Rooms, asked: Purge) -> dict[str, int]:
 
 def _unknown(request_id: str) -> NotFound:
     return NotFound(f"No entry is known by the request '{request_id[:64]}'.")
-
-
-def _time(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 STATS = Operation(

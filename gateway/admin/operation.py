@@ -8,11 +8,13 @@ from __future__ import annotations
 import string
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from gateway.errors import InvalidRequest
+from gateway.keys.register import Register, nothing_kept
 from gateway.ports import Cache, Clock
 
 
@@ -24,6 +26,7 @@ class Rooms:
     cache: Cache
     clock: Clock
     skipped: Callable[[], Mapping[str, float]] = dict
+    keys: Register = field(default_factory=nothing_kept)
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -65,3 +68,8 @@ class Operation(Generic[A]):
             known = ", ".join(one.name for one in msgspec.structs.fields(self.takes))
             raise InvalidRequest(f"{error}. It takes: {known or 'nothing'}.") from None
         return await self.does(rooms, arguments)
+
+
+def timestamp(seconds: float) -> str:
+    """Wall seconds for people and machines, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

@@ -22,7 +22,7 @@ from gateway.clock import SystemClock
 from gateway.config import Cache, Config, Size
 from gateway.control import CONNECT, ControlClient, NoAnswer, NoServer
 from gateway.errors import GatewayError
-from gateway.keys.store import DataError, DataInUse, lock_data
+from gateway.keys.store import DataError, DataInUse, lock_data, open_register
 
 TRIES = 200  # while the lock is held and nobody listens: a server starts or stops, or a command
 STEP = 0.05  # seconds between two of them
@@ -55,15 +55,18 @@ class House(Protocol):
 
 
 @contextmanager
-def open_house(config: Config, *, tries: int = TRIES, patience: float = CONNECT) -> Iterator[House]:
-    """The server on `config.data`, or its files, locked for as long as the context lasts.
+def open_house(
+    config: Config, *, tries: int = TRIES, patience: float = CONNECT, makes: bool = False
+) -> Iterator[House]:
+    """The server on `config.data`, or its files, locked for as long as the context lasts. What is
+    not there is made only for who `makes` something.
 
     Unreachable: the lock is held and nobody answers; `patience` in seconds.
     """
     data = Path(config.data)
     with ExitStack() as stack:
         try:
-            yield _find(config, data, stack, tries, patience)
+            yield _find(config, data, stack, tries, patience, makes)
         except NoAnswer as error:
             raise Unreachable(f"the server on {data} does not answer: {error}") from error
         except NoServer as error:
@@ -72,14 +75,16 @@ def open_house(config: Config, *, tries: int = TRIES, patience: float = CONNECT)
             raise Unreachable(str(error)) from error
 
 
-def _find(config: Config, data: Path, stack: ExitStack, tries: int, patience: float) -> House:
-    if not data.exists():
-        return stack.enter_context(_on_files(config, data))  # and none are made by looking
+def _find(
+    config: Config, data: Path, stack: ExitStack, tries: int, patience: float, makes: bool
+) -> House:
+    if not data.exists() and not makes:
+        return stack.enter_context(_on_files(config, data, makes))  # none are made by looking
     client = ControlClient(data)
     for left in reversed(range(tries)):
         try:
             stack.callback(lock_data(data, command=True).close)
-            return stack.enter_context(_on_files(config, data))
+            return stack.enter_context(_on_files(config, data, makes))
         except DataInUse as error:
             in_use = error
         try:
@@ -136,20 +141,23 @@ class Local:
 
 
 @contextmanager
-def _on_files(config: Config, data: Path) -> Iterator[Local]:
-    """The rooms as they are on disk. Nothing is made that is not there."""
+def _on_files(config: Config, data: Path, makes: bool) -> Iterator[Local]:
+    """The rooms as they are on disk. Nothing is made that is not there, but for who `makes`."""
     from gateway.cache.store import TwoTier  # noqa: PLC0415  (not needed to ask a server)
 
     clock, folder = SystemClock(), data / "cache"
     cache = TwoTier(_section(config.cache, there=folder.is_dir()), folder, clock)
+    keys = open_register(data, clock, make=makes)
     with asyncio.Runner() as runner:
         runner.run(cache.start())
         try:
             if folder.is_dir() and (state := cache.stats().disk.state) != "open":
                 raise Unreachable(f"{folder} cannot be read ({state})")
-            yield Local(Rooms(cache, clock), runner)
+            runner.run(keys.start())
+            yield Local(Rooms(cache, clock, keys=keys), runner)
         finally:
             runner.run(cache.close())
+            runner.run(keys.close())
 
 
 def _section(section: Cache, *, there: bool) -> Cache:

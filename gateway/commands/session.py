@@ -11,12 +11,15 @@ from gateway.commands.options import failed, open_config, read_config, wrong
 
 
 @contextmanager
-def session(where: Mapping[str, Any]) -> Iterator[House]:
-    """The house that `--config` and `--data` name. Ends the process with 1 where nothing answers or
-    nothing is known by that name, with 2 where the question was wrong."""
+def session(where: Mapping[str, Any], *, makes: bool = False) -> Iterator[House]:
+    """The house that `--config` and `--data` name; made if need be for who `makes` something.
+
+    Ends the process with 1 where nothing answers or nothing is known by that name, with 2 where the
+    question was wrong.
+    """
     config = read_config(open_config(where["config_path"], {"data": where["data"]}))
     try:
-        with open_house(config) as house:
+        with open_house(config, makes=makes) as house:
             yield house
     except Refused as error:
         if error.status == 400:

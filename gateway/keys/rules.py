@@ -13,10 +13,13 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from gateway.config import Anonymous, Keys
+from gateway.entry import is_like
 from gateway.errors import InvalidAPIKey
-from gateway.exchange import Caller, CallerKind
+from gateway.exchange import Caller, CallerKind, Grant
 
 ISSUED_PREFIX = "gw_"
+KEY_BYTES = 32  # of randomness: no slow hash is needed, and no guess will do (C3)
+SHOWN = len(ISSUED_PREFIX) + 4  # characters by which people tell keys apart
 TOKEN_LIMIT = 4096  # characters; a JWT with many claims has about 2,000
 
 # Wider than RFC 6750's b64token: any visible ASCII, since providers invent their own forms.
@@ -80,7 +83,8 @@ def same(token: str, expected: bytes) -> bool:
 
 
 def caller_of(token: str | None, policy: Policy, *, pepper: bytes, admin: bytes) -> Caller:
-    """The caller behind a token (None: no credential). `admin` is the digest of the admin token.
+    """The caller behind a token (None: no credential) that is no issued key. `admin` is the digest
+    of the admin token.
 
     Raises InvalidAPIKey: one answer for all that is not let in, whatever the reason.
     """
@@ -89,8 +93,62 @@ def caller_of(token: str | None, policy: Policy, *, pepper: bytes, admin: bytes)
             return ANONYMOUS
         raise InvalidAPIKey
     ours = token.startswith(ISSUED_PREFIX) | same(token, admin)
-    if ours or not policy.passthrough:  # no keys are issued yet, so ours is unknown
+    if ours or not policy.passthrough:
         raise InvalidAPIKey
-    full = hmac.new(pepper, token.encode(), sha256).hexdigest()
+    full = keyed(token, pepper).hex()
     shown = f"pass-{full[:8]}"
     return Caller(CallerKind.PASSTHROUGH, full, policy.aliases.get(shown, shown), token)
+
+
+# Issued keys --------------------------------------------------------------------------------------
+
+_BASE62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_DIGITS = 43  # of base 62 hold 256 bits
+
+
+def issue(entropy: bytes) -> str:
+    """The text of a new key, from 32 random bytes."""
+    number, digits = int.from_bytes(entropy[:KEY_BYTES], "big"), ""
+    for _ in range(_DIGITS):
+        number, rest = divmod(number, 62)
+        digits = _BASE62[rest] + digits
+    return ISSUED_PREFIX + digits
+
+
+@dataclass(frozen=True, slots=True)
+class Peppers:
+    """What keys are digested with; `old` while its keys move to the new one (docs/keys.md)."""
+
+    current: bytes = field(repr=False)
+    old: bytes | None = field(default=None, repr=False)
+
+    @property
+    def all(self) -> tuple[bytes, ...]:
+        """The current one first."""
+        return (self.current,) if self.old is None else (self.current, self.old)
+
+    def word(self, name: str) -> str:
+        """Which of them has that name: `current`, `old`, or `lost`."""
+        if name == pepper_name(self.current):
+            return "current"
+        return "old" if self.old is not None and name == pepper_name(self.old) else "lost"
+
+
+def keyed(token: str, pepper: bytes) -> bytes:
+    """The digest that is kept in place of a token."""
+    return hmac.new(pepper, token.encode(), sha256).digest()
+
+
+def pepper_name(pepper: bytes) -> str:
+    """What says under which pepper a digest was made, and nothing else about it."""
+    return keyed("the name of this pepper", pepper).hex()[:16]
+
+
+def may_use(grant: Grant | None, model: str | None) -> bool:
+    """May the caller with that grant ask for `model`; None: the request names none.
+
+    Where a key has patterns, a request without a model is not within them.
+    """
+    if grant is None or not grant.models:
+        return True
+    return model is not None and any(is_like(model, pattern) for pattern in grant.models)

@@ -1,6 +1,7 @@
-"""What keys need of the disk (pepper, admin token, the data directory's lock), and the callers.
+"""What keys need of the disk (peppers, admin token, the data directory's lock), and the callers.
 
-Rule: files are touched at start only. `Callers` works from memory and does no I/O.
+Rule: files are touched at start only. `Callers` works from memory and does no I/O; issued keys are
+the register's (`register.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,26 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from gateway.config import Keys
+from gateway.errors import InvalidAPIKey
 from gateway.exchange import Caller
-from gateway.keys.rules import TOKEN_LIMIT, caller_of, digest, is_token, policy, read_token
+from gateway.keys.records import ENDED, NEVER, Key, caller_for
+from gateway.keys.register import Register
+from gateway.keys.rules import (
+    ISSUED_PREFIX,
+    TOKEN_LIMIT,
+    Peppers,
+    caller_of,
+    digest,
+    is_token,
+    keyed,
+    policy,
+    read_token,
+)
+from gateway.keys.table import Nowhere, Table
+from gateway.ports import Clock
 
 PEPPER_VARIABLE = "GATEWAY_PEPPER"
+OLD_PEPPER_VARIABLE = "GATEWAY_PEPPER_OLD"
 SECRET_BYTES = 32
 SHORTEST = 32  # characters of a pepper: less is a password, not a key
 SHORTEST_TOKEN = 16
@@ -100,24 +117,47 @@ def _lock(data_dir: Path, mark: str = "") -> DataLock:
     return DataLock(descriptor)
 
 
-def load_pepper(data_dir: Path, environ: Mapping[str, str] = os.environ) -> bytes:
-    """What keys are digested with: `GATEWAY_PEPPER`, else `data/secret`, made where it is missing.
+def load_peppers(data_dir: Path, environ: Mapping[str, str] = os.environ) -> Peppers:
+    """What keys are digested with: `GATEWAY_PEPPER` (and `GATEWAY_PEPPER_OLD`), else `data/secret`,
+    made where it is missing: one line, or a new pepper above the old one.
 
-    Call it with the lock held. Its bytes are the text itself, so that the file's text in the
-    variable means the same pepper. DataError: empty, short, or readable by others.
+    Call it with the lock held. A pepper's bytes are its text, so that the file's line in the
+    variable means the same pepper. DataError: empty, short, readable by others, too many.
     """
     if PEPPER_VARIABLE in environ:
-        pepper, source = environ[PEPPER_VARIABLE].strip(), PEPPER_VARIABLE
+        lines = [(PEPPER_VARIABLE, environ[PEPPER_VARIABLE])]
+        if old := environ.get(OLD_PEPPER_VARIABLE):
+            lines.append((OLD_PEPPER_VARIABLE, old))
     else:
         path = data_dir / "secret"
-        pepper, source = _kept_secret(path), str(path)
-    if len(pepper) < SHORTEST:
+        lines = [(str(path), line) for line in _kept_secret(path).split("\n")]
+        if len(lines) > 2:
+            raise DataError(f"{path} has more than two lines: a new pepper, the old one below it")
+    return Peppers(*(_pepper(source, line.strip()) for source, line in lines))
+
+
+def _pepper(source: str, text: str) -> bytes:
+    if len(text) < SHORTEST:
         raise DataError(
-            f"{source} is {'too short' if pepper else 'empty'}: it takes {SHORTEST} characters. "
+            f"{source} is {'too short' if text else 'empty'}: it takes {SHORTEST} characters. "
             "Restore it from a backup; without one, remove it, and a new one is made (keys issued "
             "with the old one are void then)"
         )
-    return pepper.encode()
+    return text.encode()
+
+
+def has_pepper(data_dir: Path, environ: Mapping[str, str] = os.environ) -> bool:
+    """There is one; asking makes none."""
+    return PEPPER_VARIABLE in environ or (data_dir / "secret").exists()
+
+
+def open_register(data_dir: Path, clock: Clock, *, make: bool = True) -> Register:
+    """The register of that directory, to be started. Where a pepper or keys.db are missing, they
+    are made, but not without `make`. Call it with the lock held. DataError."""
+    path = data_dir / "keys.db"
+    store = Table(path) if make or path.exists() else Nowhere(f"there is no {path}")
+    peppers = load_peppers(data_dir) if make or has_pepper(data_dir) else None
+    return Register(store, peppers, clock)
 
 
 def load_admin_token(data_dir: Path, configured: str) -> str:
@@ -166,11 +206,21 @@ class Callers:
     """The `Keys` port. Remembers callers it has met, so that meeting them again costs no HMAC."""
 
     def __init__(
-        self, section: Keys, *, pepper: bytes, admin_token: str, bind_is_loopback: bool
+        self,
+        section: Keys,
+        register: Register,
+        clock: Clock,
+        *,
+        admin_token: str,
+        bind_is_loopback: bool,
     ) -> None:
-        self._pepper = pepper
+        """The register has peppers, and is started before the first caller is met."""
+        assert register.peppers is not None
+        self._register, self._peppers, self._clock = register, register.peppers, clock
         self._admin = digest(admin_token)
-        self._met: dict[str | None, Caller] = {}  # by the whole token (CVE-2026-35030)
+        # By the whole token (CVE-2026-35030); with the wall second from which it is refused.
+        self._met: dict[str | None, tuple[Caller, float]] = {}
+        register.on_change = self._met.clear
         self.reconfigure(section, bind_is_loopback=bind_is_loopback)
 
     def reconfigure(self, section: Keys, *, bind_is_loopback: bool) -> None:
@@ -181,10 +231,31 @@ class Callers:
     def identify(self, authorization: str | None, api_key: str | None = None) -> Caller:
         """The caller behind the values of `Authorization` and `api-key`. InvalidAPIKey. No I/O."""
         token = read_token(authorization, api_key)
-        caller = self._met.pop(token, None)
-        if caller is None:
-            caller = caller_of(token, self._policy, pepper=self._pepper, admin=self._admin)
+        met = self._met.pop(token, None)
+        if met is None or (met[1] != NEVER and met[1] <= self._clock.now()):
+            met = self._meet(token)
             if len(self._met) >= REMEMBERED:
                 del self._met[next(iter(self._met))]
-        self._met[token] = caller  # last again: who was not met for longest is forgotten first
-        return caller
+        self._met[token] = met  # last again: who was not met for longest is forgotten first
+        return met[0]
+
+    def _meet(self, token: str | None) -> tuple[Caller, float]:
+        if token is not None and token.startswith(ISSUED_PREFIX):
+            return self._issued(token)
+        pepper = self._peppers.current
+        return caller_of(token, self._policy, pepper=pepper, admin=self._admin), NEVER
+
+    def _issued(self, token: str) -> tuple[Caller, float]:
+        """All peppers are tried, whatever the first one finds: no answer comes sooner (N2)."""
+        digests = [keyed(token, pepper) for pepper in self._peppers.all]
+        found: Key | None = None
+        until = ENDED
+        for one in digests:
+            key = self._register.find(one)
+            if key is not None and (good := key.good_until(one)) > until:
+                found, until = key, good
+        if found is None or until <= self._clock.now():
+            raise InvalidAPIKey
+        if found.digest in digests[1:]:
+            self._register.renew(found, digests[0])
+        return caller_for(found, self._register.team_of(found)), until

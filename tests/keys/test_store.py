@@ -13,7 +13,18 @@ import pytest
 from gateway.config import Anonymous, Keys
 from gateway.errors import InvalidAPIKey
 from gateway.keys import store
-from gateway.keys.store import Callers, DataError, load_admin_token, load_pepper, lock_data
+from gateway.keys.register import Register
+from gateway.keys.rules import Peppers
+from gateway.keys.store import (
+    Callers,
+    DataError,
+    has_pepper,
+    load_admin_token,
+    load_peppers,
+    lock_data,
+)
+from gateway.keys.table import Nowhere
+from tests.exchanges import FixedClock
 
 ADMIN = "the-admin-token-of-this-test"
 
@@ -26,23 +37,26 @@ def mode(path: Path) -> int:
 
 
 def test_the_pepper_is_made_once_and_kept(tmp_path):
-    first = load_pepper(tmp_path, {})
-    assert len(bytes.fromhex(first.decode())) == 32
+    assert not has_pepper(tmp_path, {})
+    first = load_peppers(tmp_path, {})
+    assert len(bytes.fromhex(first.current.decode())) == 32
+    assert first.all == (first.current,)
+    assert has_pepper(tmp_path, {})
     assert mode(tmp_path / "secret") == 0o600
-    assert load_pepper(tmp_path, {}) == first
+    assert load_peppers(tmp_path, {}) == first
 
 
 def test_two_directories_have_two_peppers(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    assert load_pepper(tmp_path / "a", {}) != load_pepper(tmp_path / "b", {})
+    assert load_peppers(tmp_path / "a", {}) != load_peppers(tmp_path / "b", {})
 
 
 def test_the_file_s_text_in_the_variable_is_the_same_pepper(tmp_path):
-    kept = load_pepper(tmp_path, {})
+    kept = load_peppers(tmp_path, {})
     text = (tmp_path / "secret").read_text()
     (tmp_path / "secret").unlink()
-    assert load_pepper(tmp_path, {"GATEWAY_PEPPER": text}) == kept
+    assert load_peppers(tmp_path, {"GATEWAY_PEPPER": text}) == kept
     assert not (tmp_path / "secret").exists()
 
 
@@ -52,19 +66,41 @@ def test_an_empty_or_short_pepper_is_refused(tmp_path, text):
     (tmp_path / "secret").write_text(text)
     (tmp_path / "secret").chmod(0o600)
     with pytest.raises(DataError, match=r"secret is (empty|too short).*takes 32"):
-        load_pepper(tmp_path, {})
+        load_peppers(tmp_path, {})
     with pytest.raises(DataError, match="GATEWAY_PEPPER is"):
-        load_pepper(tmp_path, {"GATEWAY_PEPPER": text})
+        load_peppers(tmp_path, {"GATEWAY_PEPPER": text})
+    (tmp_path / "secret").write_text(f"{'n' * 64}\n{text.strip()}\n{'o' * 64}\n")
+    with pytest.raises(DataError):
+        load_peppers(tmp_path, {})
+
+
+def test_two_peppers_while_keys_move_to_the_new_one(tmp_path):
+    """The current one stands first, in the file and in the environment alike (C3)."""
+    new, old = "n" * 64, "o" * 64
+    (tmp_path / "secret").write_text(f"{new}\n{old}\n")
+    (tmp_path / "secret").chmod(0o600)
+    both = load_peppers(tmp_path, {})
+    assert both.all == (new.encode(), old.encode())
+    variables = {"GATEWAY_PEPPER": new, "GATEWAY_PEPPER_OLD": old}
+    assert load_peppers(tmp_path, variables) == both
+    assert load_peppers(tmp_path, variables | {"GATEWAY_PEPPER_OLD": ""}).all == both.all[:1]
+    with pytest.raises(DataError, match="GATEWAY_PEPPER_OLD is too short"):
+        load_peppers(tmp_path, variables | {"GATEWAY_PEPPER_OLD": "short"})
+    (tmp_path / "secret").write_text(f"{new}\n{old}\n{old}\n")
+    with pytest.raises(DataError, match="more than two lines"):
+        load_peppers(tmp_path, {})
+    assert new not in repr(both)
+    assert old not in repr(both)
 
 
 @pytest.mark.parametrize("bits", [0o644, 0o640, 0o604, 0o660])
 @pytest.mark.parametrize("name", ["secret", "admin.token"])
 def test_a_secret_that_others_can_read_is_refused(tmp_path, bits, name):
-    load_pepper(tmp_path, {})
+    load_peppers(tmp_path, {})
     canary = load_admin_token(tmp_path, "")
     (tmp_path / name).chmod(bits)
     with pytest.raises(DataError, match="chmod 600") as refusal:
-        load_pepper(tmp_path, {})
+        load_peppers(tmp_path, {})
         load_admin_token(tmp_path, "")
     assert canary not in str(refusal.value)
 
@@ -75,7 +111,7 @@ def test_a_disk_that_fails_leaves_no_half_pepper(tmp_path, monkeypatch):
 
     monkeypatch.setattr("os.fsync", full)
     with pytest.raises(DataError, match="No space left"):
-        load_pepper(tmp_path, {})
+        load_peppers(tmp_path, {})
     assert not (tmp_path / "secret").exists()
 
 
@@ -157,7 +193,9 @@ def test_a_file_in_the_place_of_the_directory_is_a_plain_word(tmp_path):
 
 
 def callers() -> Callers:
-    return Callers(Keys(), pepper=b"p" * 64, admin_token=ADMIN, bind_is_loopback=True)
+    clock = FixedClock()
+    register = Register(Nowhere(), Peppers(b"p" * 64), clock)
+    return Callers(Keys(), register, clock, admin_token=ADMIN, bind_is_loopback=True)
 
 
 def test_a_caller_who_comes_again_costs_no_digest(monkeypatch):

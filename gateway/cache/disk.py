@@ -20,7 +20,6 @@ from gateway.cache.writer import Put, Writer
 from gateway.entry import DiskFigures, Entry, Selector
 from gateway.ports import Clock, PurgeFailed
 
-DEADLINE = 0.1  # seconds until a read is a miss
 QUEUED = 1000  # stores that may wait
 QUEUED_BYTES = 64 * 1024 * 1024
 PURGE_TRIES = 40  # of a purge that finds the database locked; each waits for the lock
@@ -78,7 +77,7 @@ class Disk:
 
     # Reading ------------------------------------------------------------------------------------
 
-    async def get(self, key: bytes, deadline: float = DEADLINE) -> Entry | None:
+    async def get(self, key: bytes, deadline: float) -> Entry | None:
         """What is there, within `deadline` seconds. Never raises."""
         entry = await self._get(key, deadline) if self._writer.state == "open" else None
         if entry is not None and entry.created < self._outdated.get(key, 0.0):
@@ -235,7 +234,7 @@ class NoDisk:
         """Nothing is."""
         return None
 
-    async def get(self, key: bytes, deadline: float = DEADLINE) -> Entry | None:
+    async def get(self, key: bytes, deadline: float) -> Entry | None:
         """A miss."""
         return None
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from gateway.cache.disk import DEADLINE, Disk, NoDisk
+from gateway.cache.disk import Disk, NoDisk
 from gateway.cache.memory import Memory
 from gateway.config import Cache
 from gateway.entry import CacheStats, Entry, Selector, Ticket
@@ -119,6 +119,7 @@ class TwoTier:
     def __init__(self, section: Cache, folder: Path, clock: Clock) -> None:
         """`folder` is the cache's own (`data/cache`). Opens nothing."""
         self._clock, self._max_entry = clock, section.max_entry
+        self._deadline = section.disk_deadline
         self._enabled = section.enabled  # whoever stores asks for it; here it is only shown
         self._memory = Memory(section.memory)
         size_limit = section.size_limit
@@ -136,10 +137,10 @@ class TwoTier:
             return waiting.at(now)
         return found
 
-    async def fetch(self, key: bytes, deadline: float = DEADLINE) -> Entry | None:
+    async def fetch(self, key: bytes, deadline: float | None = None) -> Entry | None:
         """What is fresh of it on disk, within `deadline` seconds; now in memory too."""
         ticket = self._purges.ticket()
-        entry = await self._disk.get(key, deadline)
+        entry = await self._disk.get(key, self._deadline if deadline is None else deadline)
         now = self._clock.now()
         newer = self._memory.peek(key, now) or self._disk.waiting(key)
         if newer is not None:
@@ -203,7 +204,7 @@ class TwoTier:
 
     def reconfigure(self, section: Cache) -> None:
         """Other bounds, from now on; the disk cannot be turned on or off."""
-        self._max_entry = section.max_entry
+        self._max_entry, self._deadline = section.max_entry, section.disk_deadline
         self._enabled = section.enabled
         self._memory.resize(section.memory)
         if section.size_limit:

@@ -338,7 +338,7 @@ def _open(config: Config) -> Findings:
 
 
 def _cache(cache: Cache) -> Findings:
-    yield from _positive(cache, "ttl", "max_ttl", "max_entry")
+    yield from _positive(cache, "ttl", "max_ttl", "max_entry", "disk_deadline")
     if cache.ttl > cache.max_ttl:
         yield Finding(("ttl",), "longer than max_ttl", (("max_ttl",),))
     if 0 < cache.size_limit < _ENTRIES_AT_LEAST * cache.max_entry:

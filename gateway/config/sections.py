@@ -201,6 +201,7 @@ class Cache:
     memory: Size = Size(256 * MiB)
     size_limit: Size = Size(4 * GiB)  # on disk; 0: nothing is kept there
     max_entry: Size = Size(8 * MiB)
+    disk_deadline: Duration = Duration(0.1)  # a look-up on disk that takes longer is a miss
     models: list[CacheRule] = field(factory=list)
     abandoned: Abandoned = Abandoned()
 

@@ -72,10 +72,16 @@ def entry(
     return Entry(f"issued:id-of-{key}", model, "openai", **{form: made})
 
 
-def section(*, memory: int = 16 * MiB, size_limit: int = 64 * MiB, max_entry: int = MiB) -> Cache:
+def section(
+    *,
+    memory: int = 16 * MiB,
+    size_limit: int = 64 * MiB,
+    max_entry: int = MiB,
+    disk_deadline: float = 60,  # no busy machine may decide a test
+) -> Cache:
     return Cache(
         memory=Size(memory), size_limit=Size(size_limit), max_entry=Size(max_entry),
-        ttl=Duration(3600),
+        ttl=Duration(3600), disk_deadline=Duration(disk_deadline),
     )  # fmt: skip
 
 

@@ -286,7 +286,7 @@ async def test_a_folder_that_cannot_be_made_is_no_disk(make, tmp_path, clock):
 
 async def test_a_read_has_a_deadline(make, clock, monkeypatch):
     """E4: a disk that hangs is a miss; and while both readers hang nobody waits for it."""
-    cache = await make()
+    cache = await make(disk_deadline=0.05)
     keep(cache, A, kept := entry(created=clock.now()))
     await cache.flush()
     go, real = threading.Event(), Table.read
@@ -344,7 +344,6 @@ async def test_what_is_read_while_a_purge_comes_does_not_come_back(make, clock, 
     cache._memory.resize(MiB)
     go, reading, real = threading.Event(), asyncio.Event(), Table.read
     loop = asyncio.get_running_loop()
-    monkeypatch.setattr(disks, "DEADLINE", 30)
 
     def read(table: Table, key: bytes):
         found = real(table, key)
@@ -386,7 +385,6 @@ async def test_what_is_read_from_within_a_purge_until_after_it_does_not_come_bac
     cache = await make(memory=MiB)
     keep(cache, A, entry(created=clock.now()))
     await cache.flush()
-    monkeypatch.setattr(disks, "DEADLINE", 30)
     arrives, reading, real = threading.Event(), asyncio.Event(), Table.read
     loop = asyncio.get_running_loop()
 
@@ -417,7 +415,6 @@ async def test_a_newer_answer_is_not_undone_by_what_was_being_read(make, clock, 
     new = entry(b"new", created=clock.now() + 1)
     real = Table.read
     go = threading.Event()
-    monkeypatch.setattr(disks, "DEADLINE", 30)
     monkeypatch.setattr(Table, "read", lambda table, key: (real(table, key), go.wait(30))[0])
     fetched = asyncio.ensure_future(cache.fetch(A))
     await asyncio.sleep(0)

@@ -95,7 +95,7 @@ async def test_only_one_thread_writes(tmp_path, called):
 async def test_a_database_that_hangs_holds_nobody_up(tmp_path, monkeypatch):
     """Every statement hangs from now on: the loop goes on, each request gets its miss."""
     clock, go = SetClock(), threading.Event()
-    cache = TwoTier(section(memory=MiB), tmp_path / "cache", clock)
+    cache = TwoTier(section(memory=MiB, disk_deadline=0.05), tmp_path / "cache", clock)
     await cache.start()
     keep(cache, key_of("kept"), kept := entry(created=clock.now()))
     await cache.flush()

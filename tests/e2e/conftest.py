@@ -110,8 +110,9 @@ def house(_shared: Gateway) -> Iterator[Gateway]:
 
 
 def caching_config(up: Scripted, **cache: Any) -> dict[str, Any]:
-    """The same with the cache as shipped, but for the settings that are given."""
-    return config_for(up) | {"cache": cache}
+    """The same with the cache as shipped, but for the settings that are given, and for the deadline
+    of the disk: no busy machine may decide a test."""
+    return config_for(up) | {"cache": {"disk_deadline": "60s"} | cache}
 
 
 @pytest.fixture(scope="session")

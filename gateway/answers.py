@@ -14,7 +14,7 @@ from gateway.calls import header
 from gateway.errors import GatewayError, NotCached
 from gateway.exchange import CacheState, HeaderList
 from gateway.flight import Head
-from gateway.trip import Trip, outcome_of
+from gateway.trip import Trip
 from gateway.wire.observe import Form
 
 
@@ -61,7 +61,6 @@ def send_whole(trip: Trip, status: int, headers: HeaderList, body: bytes) -> Non
 
 def send_error(trip: Trip, error: GatewayError, render: Render) -> None:
     """Tell the client what went wrong; where no form is left to tell it, cut the answer (B12)."""
-    trip.outcome, trip.error = outcome_of(error, trip.upstream is not None), error.code
     client = trip.client
     if not client.started:
         if not isinstance(error, NotCached):

@@ -38,13 +38,16 @@ from gateway.config import (
 )
 from gateway.errors import Draining
 from gateway.gauges import watch_access_log, watch_cache, watch_traffic, watch_upstream
+from gateway.house import House
 from gateway.journal.writer import open_access_log
+from gateway.keys.penalty import Penalty
 from gateway.keys.store import Callers, DataError, load_admin_token, lock_data, open_register
 from gateway.metrics import Metrics, literal_models, standard_registry
-from gateway.pipeline import House, Pipeline
+from gateway.pipeline import Pipeline
 from gateway.upstream import build
 from gateway.upstream.client import HTTPUpstream
 from gateway.upstream.echo import EchoUpstream
+from gateway.usage.nothing import NoLedger, NoPrices
 from gateway.watch import ConfigFile, Watcher
 from gateway.web.admin import AdminPlane
 from gateway.web.chat import Edge, Routes
@@ -114,6 +117,9 @@ class Gateway:
             render=render,
             calls=calls,
             boarding=self.boarding,
+            ledger=NoLedger(),
+            prices=NoPrices(),
+            penalty=Penalty(self.clock),
             instance=self.instance,
             body_limit=config.server.body_limit,
             upload_limit=config.server.upload_limit,

@@ -18,8 +18,9 @@ from gateway.cache import rules
 from gateway.cache.rules import Landing, Policies, Policy, Traits, Wish
 from gateway.calls import Calls, header
 from gateway.config import Cache as CacheSection
+from gateway.config import Scope
 from gateway.entry import Entry, Recording, Ticket
-from gateway.exchange import NO_USAGE, CacheState, Caller, Summary
+from gateway.exchange import NO_USAGE, CacheState, Caller, Grant, Summary
 from gateway.flight import Flight
 from gateway.forms import Forms, Replay, recorded
 from gateway.leash import Leash
@@ -28,6 +29,7 @@ from gateway.trip import Trip
 from gateway.upstream.rules import SEMANTIC_PREFIXES
 from gateway.wire.chat import ChatRequest, read_chat
 
+NO_GRANT = Grant()
 KNOWN_BYTES = 32 * 1024 * 1024  # of bodies that came before and need no parsing again
 KNOWN_LARGEST = 256 * 1024
 # Of an answer's headers, those that still hold when it is replayed (requirement D8).
@@ -125,10 +127,17 @@ class Boarding:
     def plan(self, trip: Trip, upstream: Upstream, caller: Caller, known: Known, path: str) -> Plan:
         """What this request is to the cache; its key, its wish, its reason to pass by."""
         ask, request = trip.ask, known.request
-        wish = rules.read_wish(ask.header("cache-control"), ask.header("x-gateway-cache-ttl"))
-        policy = self._policies.of(request.model, enabled=upstream.cache, ttl=upstream.cache_ttl)
+        grant = caller.grant or NO_GRANT
+        wish = rules.read_wish(
+            ask.header("cache-control"),
+            ask.header("x-gateway-cache-ttl"),
+            rules.ALL if grant.controls is None else grant.controls,
+        )
+        enabled = upstream.cache and grant.cache is not False
+        policy = self._policies.of(request.model, enabled=enabled, ttl=upstream.cache_ttl)
         bypass = rules.bypass_reason(known.traits, wish, policy)
-        scope = rules.scope_of(caller, policy.scope)
+        allowed = policy.scope if grant.scope is None else Scope(grant.scope)
+        scope = rules.scope_of(caller, allowed, caller.team_id)
         key = None
         if bypass is None and known.digest is not None:
             key = rules.identity(

@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from gateway.boarding import Boarding
+from gateway.house import House
 from gateway.journal.writer import AccessLog, NoAccessLog
 from gateway.metrics import Labels, Metrics
-from gateway.pipeline import House
 from gateway.ports import Cache
 from gateway.upstream.stats import Stats
 from gateway.web.server import DataPlane

@@ -13,30 +13,39 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from functools import partial
 
 from msgspec.json import encode
 
-from gateway.answers import Render, head_of, send_error, send_whole
-from gateway.boarding import Boarding, Plan
-from gateway.calls import Calls, header, is_whole, observer, refuse_cut, refuse_html
+from gateway.answers import head_of, send_error, send_whole
+from gateway.boarding import Plan
+from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
 from gateway.errors import (
     Draining,
     GatewayError,
     InternalError,
+    InvalidAPIKey,
+    ModelNotAllowed,
     NotCached,
     RequestLoop,
     UnknownURL,
     UnsupportedEncoding,
 )
-from gateway.exchange import CacheState, Caller, HeaderList, Outcome
+from gateway.exchange import CacheState, Caller, Exchange, HeaderList, Outcome
 from gateway.flight import Flight, Reader
+from gateway.house import House
+from gateway.keys.rules import may_use
 from gateway.leash import Leash
-from gateway.ports import Ask, Call, Client, ClientGone, Clock, Keys, Sink, Upstream
-from gateway.trip import Trip, verdict
+from gateway.ports import (
+    Ask,
+    Call,
+    Client,
+    ClientGone,
+    Upstream,
+)
+from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.rules import choose, is_loop
 from gateway.wire.chat import ChatRequest, read_model
 
@@ -44,25 +53,6 @@ log = logging.getLogger("gateway.pipeline")
 
 CHAT = "chat/completions"
 JSON: HeaderList = [("content-type", "application/json")]
-
-
-@dataclass(slots=True)
-class House:
-    """What the pipeline works with; `app.py` fills it, a reload replaces single members."""
-
-    keys: Keys
-    upstreams: Sequence[Upstream]
-    sinks: Sequence[Sink]
-    clock: Clock
-    render: Render
-    calls: Calls
-    boarding: Boarding
-    instance: str  # this process's random id, for `Via`
-    body_limit: int
-    upload_limit: int
-    draining: bool = False
-    flights: set[Leash] = field(default_factory=set)  # all in the air, to be cut at a stop
-    streams: int = 0  # of them, those that answer a request with `stream: true`
 
 
 class Pipeline:
@@ -101,20 +91,43 @@ class Pipeline:
         except ClientGone:
             trip.outcome, trip.error = Outcome.CLIENT_DISCONNECT, "client_disconnect"
         except GatewayError as error:
-            send_error(trip, error, house.render)
+            if isinstance(error, InvalidAPIKey):
+                await house.penalty.pay(trip.ask.client)
+            await self._fail(trip, error)
         except asyncio.CancelledError:
             trip.outcome, trip.error = Outcome.DRAINED, "draining"
             raise
         except Exception:
             log.exception("request %s: a fault of the gateway", trip.ask.id)
-            fault = InternalError("The gateway failed; its log names this request's id.")
-            send_error(trip, fault, house.render)
+            await self._fail(
+                trip, InternalError("The gateway failed; its log names this request's id.")
+            )
         finally:
-            now = house.clock.monotonic()
-            trip.mark("booked", now)
-            exchange = trip.exchange(now)
+            exchange = self._exchange(trip)
+            if trip.caller is not None and not trip.committed:
+                house.ledger.add(exchange)
             for sink in house.sinks:
                 sink.book(exchange)
+
+    async def _fail(self, trip: Trip, error: GatewayError) -> None:
+        """An error is an end like any other: booked, if a call was made, before it is told."""
+        trip.outcome, trip.error = outcome_of(error, trip.upstream is not None), error.code
+        if trip.attempts:
+            await self._commit(trip)
+        send_error(trip, error, self.house.render)
+
+    async def _commit(self, trip: Trip) -> None:
+        """Put the row of an upstream call on the disk, before the answer's end is released."""
+        if trip.caller is not None and not trip.committed:
+            trip.committed = True
+            await self.house.ledger.commit(self._exchange(trip))
+
+    def _exchange(self, trip: Trip) -> Exchange:
+        """The record as of now, priced."""
+        prices, now = self.house.prices, self.house.clock.monotonic()
+        trip.mark("booked", now)
+        trip.price(prices)
+        return trip.exchange(now)
 
     # -- admit -------------------------------------------------------------------------------------
 
@@ -173,11 +186,18 @@ class Pipeline:
     def _choose(self, trip: Trip, caller: Caller, path: str) -> Upstream:
         """Who serves this model to this caller (contract, "Upstreams")."""
         house = self.house
+        if not may_use(caller.grant, trip.model):
+            raise ModelNotAllowed(
+                f"This key may not use the model '{trip.model}'."
+                if trip.model
+                else "This key is for certain models, and the request names none."
+            )
         upstream = choose(house.upstreams, trip.model, caller.kind)
         if not upstream.relays(path, trip.ask.method):
             raise UnknownURL(f"'/v1/{path[:200]}' is not relayed to upstream '{upstream.name}'.")
         trip.upstream = upstream.name
         trip.cache = CacheState.BYPASS
+        trip.base_url = upstream.base_url
         trip.served = None if trip.model is None else upstream.real_name(trip.model)
         trip.mark("admitted", house.clock.monotonic())
         return upstream
@@ -188,7 +208,8 @@ class Pipeline:
         merged: dict[str, dict[str, object]] = {}
         for listed in await asyncio.gather(*(upstream.models(caller) for upstream in accepting)):
             for model in listed:
-                merged.setdefault(str(model.get("id")), model)
+                if may_use(caller.grant, str(model.get("id"))):
+                    merged.setdefault(str(model.get("id")), model)
         trip.outcome = Outcome.OK
         send_whole(trip, 200, JSON, encode({"object": "list", "data": list(merged.values())}))
 
@@ -247,6 +268,7 @@ class Pipeline:
     ) -> None:
         """A flight of this request's own: one call, its answer pumped to whoever is aboard."""
         boarding, leash = self.house.boarding, Leash()
+        self.house.ledger.admit()
         flight = boarding.open_flight(plan, upstream, leash)
         reader = self._reader(trip, flight, request)
         try:
@@ -254,6 +276,10 @@ class Pipeline:
                 await self._fly(trip, flight, leash, upstream, call, request)
             if plan is not None:
                 await self._keep(trip, plan, flight)
+            if flight.head is not None and not trip.client.gone:
+                trip.status = flight.head.status
+                trip.outcome, trip.error = verdict(trip.status, trip.summary)
+            await self._commit(trip)
         except ClientGone:
             # Who has the finish and the usage has the answer: [DONE] alone is no loss (B4).
             if reader.behind or not is_whole(trip.summary):
@@ -319,6 +345,7 @@ class Pipeline:
         clock = self.house.clock
         leash.check()
         reply = await self.house.calls.make(trip, upstream, call, request)
+        trip.answered = reply.status
         watcher = trip.observer = observer(reply, call.path, request)
         try:
             if request is not None and reply.status == 200:

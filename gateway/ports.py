@@ -278,6 +278,13 @@ class Prices(Protocol):
         """The cost of `usage` of a model (its name as it was sent upstream). No I/O."""
 
 
+class Penalty(Protocol):
+    """What guessing keys costs."""
+
+    async def pay(self, client: str) -> None:
+        """A request from this address is to be refused for its key: wait first."""
+
+
 class Keys(Protocol):
     """Who is asking."""
 

@@ -14,9 +14,11 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.exchange import (
+    NO_COST,
     NO_USAGE,
     CacheState,
     Caller,
+    Cost,
     Exchange,
     HeaderList,
     Outcome,
@@ -25,10 +27,11 @@ from gateway.exchange import (
     Usage,
     UsageSource,
 )
-from gateway.ports import Ask, CallTimes, Client
+from gateway.ports import Ask, CallTimes, Client, Prices
 from gateway.wire.headers import read_tags, read_trace_id
 from gateway.wire.observe import Observer
 
+FREE = Cost(0)
 FROM_CACHE = Usage(source=UsageSource.CACHE)
 
 
@@ -55,6 +58,11 @@ class Trip:
     cache_headers: HeaderList = field(default_factory=list)
     saved: Usage = NO_USAGE
     observer: Observer | None = None
+    base_url: str = ""
+    answered: int | None = None  # the upstream's status
+    committed: bool = False  # its row is in the ledger, or on its way
+    cost: Cost = NO_COST
+    saved_cost: Cost = NO_COST
     summary: Summary | None = None
     times: CallTimes | None = None
     attempts: int = 0
@@ -65,12 +73,28 @@ class Trip:
         """Milliseconds since the request arrived."""
         self.marks[name] = (now - self.ask.started) * 1000
 
+    @property
+    def usage(self) -> Usage:
+        """The tokens that this request is booked with."""
+        if self.cache in {CacheState.HIT, CacheState.JOINED}:
+            return FROM_CACHE  # booked where the call was made
+        counts = self.answered == 200 and self.summary is not None
+        return (self.summary.usage if counts and self.summary else None) or NO_USAGE
+
+    def price(self, prices: Prices) -> None:
+        """What the tokens cost, or would have cost."""
+        tier = None if self.summary is None else self.summary.service_tier
+        model, upstream = self.served or self.model or "", self.upstream or ""
+        if self.usage.source in {UsageSource.NONE, UsageSource.CACHE}:
+            self.cost = FREE
+        else:
+            self.cost = prices.cost(upstream, self.base_url, model, self.usage, tier)
+        if self.saved is not NO_USAGE:
+            self.saved_cost = prices.cost(upstream, self.base_url, model, self.saved, tier)
+
     def exchange(self, now: float) -> Exchange:
         """The finished record."""
         ask, summary, times = self.ask, self.summary, self.times
-        usage = summary.usage if summary is not None and self.status == 200 else None
-        if self.cache in {CacheState.HIT, CacheState.JOINED}:
-            usage = FROM_CACHE  # booked where the call was made
         return Exchange(
             id=ask.id,
             at=ask.at,
@@ -87,7 +111,9 @@ class Trip:
             outcome=self.outcome,
             error=self.error,
             cache=self.cache,
-            usage=usage or NO_USAGE,
+            usage=self.usage,
+            cost=self.cost,
+            saved_cost=self.saved_cost,
             summary=summary,
             timings=Timings(
                 **self.marks,
@@ -103,7 +129,7 @@ class Trip:
             cache_age=self.cache_age,
             saved=self.saved,
             upstream_request_id=self.upstream_request_id,
-            usage_missing=summary.missing if summary is not None and self.status == 200 else None,
+            usage_missing=summary.missing if summary is not None and self.answered == 200 else None,
             client_retry=ask.header("x-stainless-retry-count"),
             tags=read_tags(ask.header("x-gateway-tags")),
             trace=read_trace_id(ask.header("traceparent")),

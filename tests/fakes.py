@@ -11,9 +11,17 @@ from gateway.boarding import Boarding
 from gateway.cache.store import NoCache
 from gateway.calls import Calls
 from gateway.config import Cache
-from gateway.errors import GatewayError
-from gateway.exchange import Caller, CallerKind, Exchange, HeaderList
-from gateway.pipeline import House
+from gateway.errors import GatewayError, LedgerUnavailable
+from gateway.exchange import (
+    Caller,
+    CallerKind,
+    Cost,
+    Exchange,
+    HeaderList,
+    Reservation,
+    Usage,
+)
+from gateway.house import House
 from gateway.ports import Ask, Call, CallTimes, Client, ClientGone
 from gateway.web.errors import render
 
@@ -202,11 +210,12 @@ class FakeKeys:
 
     def __init__(self, refusal: GatewayError | None = None) -> None:
         self.refusal = refusal
+        self.caller = CALLER
 
     def identify(self, authorization: str | None, api_key: str | None) -> Caller:
         if self.refusal is not None:
             raise self.refusal
-        return CALLER
+        return self.caller
 
 
 class FakeSink:
@@ -225,6 +234,51 @@ class FakeSink:
         """The one exchange there is."""
         assert len(self.exchanges) == 1
         return self.exchanges[0]
+
+
+class FakeLedger:
+    """Keeps the rows; `down` refuses calls."""
+
+    def __init__(self, story: list[Any]) -> None:
+        self.story = story
+        self.rows: list[Exchange] = []
+        self.down = False
+        self.durable = asyncio.Event()
+        self.durable.set()
+
+    def admit(self) -> None:
+        if self.down:
+            raise LedgerUnavailable("The books cannot be written.", retry_after=5)
+
+    def reserve(self, reservation: Reservation) -> None:
+        self.story.append("reserved")
+
+    async def commit(self, exchange: Exchange) -> None:
+        self.story.append("commit")
+        self.rows.append(exchange)
+        await self.durable.wait()
+
+    def add(self, exchange: Exchange) -> None:
+        self.rows.append(exchange)
+
+
+class FakePrices:
+    """A nano-dollar for each token."""
+
+    def cost(
+        self, upstream: str, base_url: str, model: str, usage: Usage, service_tier: str | None
+    ) -> Cost:
+        return Cost(usage.prompt_tokens + usage.completion_tokens, "fake")
+
+
+class FakePenalty:
+    """Costs nothing."""
+
+    def __init__(self, story: list[Any]) -> None:
+        self.story = story
+
+    async def pay(self, client: str) -> None:
+        self.story.append(("penalty", client))
 
 
 def ask(
@@ -256,6 +310,9 @@ def house(
         render=render,
         calls=calls,
         boarding=Boarding(section, cache, clock, calls),
+        ledger=FakeLedger(story),
+        prices=FakePrices(),
+        penalty=FakePenalty(story),
         instance="instance",
         body_limit=1 << 26,
         upload_limit=1 << 30,

@@ -17,7 +17,8 @@ from gateway.config import Abandoned, Cache, Size
 from gateway.entry import Selector
 from gateway.errors import Draining, UpstreamCut, UpstreamError
 from gateway.exchange import CacheState, Exchange, Outcome, UsageSource
-from gateway.pipeline import House, Pipeline
+from gateway.house import House
+from gateway.pipeline import Pipeline
 from tests.fakes import SSE, FakeClient, FakeClock, FakeReply, FakeUpstream, ask, house
 from tests.test_pipeline import ANSWER, CHAT, DONE, STREAM, USAGE, delta, event
 

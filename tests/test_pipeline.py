@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,9 +16,10 @@ from gateway.errors import (
     UpstreamError,
     UpstreamTimeout,
 )
-from gateway.exchange import CacheState, Outcome, UsageSource
+from gateway.exchange import CacheState, Grant, Outcome, UsageSource
 from gateway.pipeline import Pipeline
 from tests.fakes import (
+    CALLER,
     SSE,
     FakeBody,
     FakeClient,
@@ -69,7 +71,7 @@ async def chat(body: bytes, *replies: Any, **more: Any) -> tuple[list[Any], Fake
 
 async def test_json_is_answered_in_one_piece_with_its_length() -> None:
     story, client, upstream, exchange = await chat(CHAT, FakeReply([], [ANSWER[:20], ANSWER[20:]]))
-    assert story == ["call", "closed", ("head", 200), "finished", ("booked", "ok")]
+    assert story == ["call", "closed", "commit", ("head", 200), "finished", ("booked", "ok")]
     assert client.body == ANSWER
     assert client.length == len(ANSWER)
     assert upstream.calls[0].body == CHAT
@@ -408,3 +410,69 @@ async def test_white_space_that_keeps_a_connection_alive_is_not_held_back() -> N
     more.set()
     await task
     assert client.body == b"\n" + ANSWER
+
+
+async def test_row_is_durable_before_the_end_is_out() -> None:
+    """Durable and off the path: who has read the end may rely on the books."""
+    story: list[Any] = []
+    client = FakeClient(story)
+    reply = FakeReply(story, [delta("a"), delta("b", "stop"), USAGE, DONE], headers=SSE)
+    inside = house(story, FakeUpstream(story, reply))
+    ledger: Any = inside.ledger
+    ledger.durable.clear()
+    task = asyncio.get_running_loop().create_task(Pipeline(inside).chat(ask(STREAM), client))
+    while "commit" not in story:
+        await asyncio.sleep(0)
+    assert client.body == delta("a") + delta("b", "stop")
+    assert not client.ended
+    ledger.durable.set()
+    await task
+    assert client.body.endswith(DONE)
+    (row,) = ledger.rows
+    assert (row.usage.completion_tokens, row.cost.nano_usd, row.outcome) == (2, 5, Outcome.OK)
+
+
+async def test_error_after_a_call_is_booked_before_it_is_told() -> None:
+    story, _, _, _ = await chat(CHAT, UpstreamError("refused"))
+    assert story == ["call", "commit", ("head", 502), "finished", ("booked", "upstream_error")]
+
+
+async def test_no_call_is_made_that_could_not_be_booked() -> None:
+    story: list[Any] = []
+    client = FakeClient(story)
+    inside = house(story, FakeUpstream(story))
+    inside.ledger.down = True  # type: ignore[attr-defined]
+    await Pipeline(inside).chat(ask(CHAT), client)
+    assert client.status == 503
+    assert json.loads(client.body)["error"]["code"] == "ledger_unavailable"
+    assert "call" not in story
+
+
+async def test_refusals_of_a_key_wait_and_get_no_row() -> None:
+    """N2; anonymous floods must not fill the disk."""
+    story: list[Any] = []
+    inside = house(story, FakeUpstream(story), keys=FakeKeys(InvalidAPIKey()))
+    await Pipeline(inside).chat(ask(CHAT), FakeClient(story))
+    assert story[0] == ("penalty", "127.0.0.1")
+    assert inside.ledger.rows == []  # type: ignore[attr-defined]
+
+
+async def test_refusal_of_a_known_caller_gets_a_row() -> None:
+    story: list[Any] = []
+    inside = house(story, FakeUpstream(story))
+    await Pipeline(inside).chat(ask(b"{"), FakeClient(story))
+    (row,) = inside.ledger.rows  # type: ignore[attr-defined]
+    assert (row.outcome, row.cost.nano_usd) == (Outcome.REFUSED, 0)
+
+
+async def test_key_for_other_models_is_refused_before_anything_is_looked_up() -> None:
+    """C5."""
+    story: list[Any] = []
+    keys = FakeKeys()
+    keys.caller = replace(CALLER, grant=Grant(models=("gpt-*",)))
+    inside = house(story, FakeUpstream(story), keys=keys)
+    client = FakeClient(story)
+    await Pipeline(inside).chat(ask(CHAT), client)
+    assert client.status == 403
+    assert json.loads(client.body)["error"]["code"] == "model_not_allowed"
+    assert "call" not in story

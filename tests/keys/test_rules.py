@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from hashlib import sha256
 
 import pytest
@@ -11,11 +12,15 @@ from hypothesis import strategies as st
 
 from gateway.config import Anonymous, Keys
 from gateway.errors import InvalidAPIKey
-from gateway.exchange import CallerKind
+from gateway.exchange import CallerKind, Grant
 from gateway.keys.rules import (
     TOKEN_LIMIT,
+    Peppers,
     caller_of,
     digest,
+    issue,
+    may_use,
+    pepper_name,
     policy,
     read_token,
     same,
@@ -157,3 +162,46 @@ def test_no_secret_in_a_repr_or_a_refusal():
 def test_same_is_equality(one, other):
     assert same(one, digest(other)) == (one == other)
     assert same(one, digest(one))
+
+
+# Issued keys --------------------------------------------------------------------------------------
+
+
+@given(st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
+def test_a_key_has_all_of_its_randomness(one, other):
+    """C3: 256 bits, in one word that any header can carry."""
+    assert re.fullmatch("gw_[0-9A-Za-z]{43}", issue(one))
+    assert (issue(one) == issue(other)) == (one == other)
+    assert read_token(f"Bearer {issue(one)}", None) == issue(one)
+
+
+@pytest.mark.parametrize(
+    ("patterns", "model", "may"),
+    [
+        ((), "anything", True),
+        ((), None, True),
+        (("gpt-4o",), "gpt-4o", True),
+        (("gpt-4o",), "gpt-4o-mini", False),
+        (("gpt-4o",), "GPT-4o", False),
+        (("gpt-4*",), "gpt-4o-mini", True),
+        (("*-mini",), "gpt-4o-mini", True),
+        (("*",), "", True),
+        (("o1", "o3"), "o3", True),
+        (("o1", "o3"), "o2", False),
+        (("gpt-[45]",), "gpt-4", False),  # only `*` means anything
+        (("gpt-?",), "gpt-4", False),
+        (("*",), None, False),
+    ],
+)
+def test_a_key_s_patterns_say_what_it_may_ask_for(patterns, model, may):
+    assert may_use(Grant(models=patterns), model) is may
+    assert may_use(None, model)
+
+
+def test_peppers_are_told_apart_by_a_name_that_gives_nothing_away():
+    new, old = Peppers(b"n" * 64, b"o" * 64), Peppers(b"o" * 64)
+    name = pepper_name(b"o" * 64)
+    assert (new.word(name), old.word(name)) == ("old", "current")
+    assert old.word(pepper_name(b"n" * 64)) == "lost"
+    assert name != pepper_name(b"n" * 64)
+    assert "n" * 8 not in repr(new)

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgspec
 
-from gateway.exchange import Caller, Exchange, Timings, Usage
+from gateway.exchange import Caller, Cost, Exchange, Timings, Usage
 
 PATH = 512  # characters
 TEXT = 128
@@ -65,6 +65,7 @@ def record(exchange: Exchange, suppressed: int = 0) -> dict[str, Any]:
         "client": text(x.client),
         "key": None if caller is None else clean(caller.name, TEXT),
         "key_kind": None if caller is None else caller.kind.value,
+        "team": None if caller is None else text(caller.team),
         "endpoint": text(x.endpoint),
         "method": text(x.method, 32),
         "path": text(x.path.partition("?")[0], PATH),
@@ -81,6 +82,8 @@ def record(exchange: Exchange, suppressed: int = 0) -> dict[str, Any]:
         "cache_reason": x.cache_reason,
         "cache_age": None if x.cache_age is None else round(x.cache_age, 3),
         "saved_tokens": x.saved.prompt_tokens + x.saved.completion_tokens,
+        "cost_usd": _dollars(x.cost),
+        "saved_cost_usd": _dollars(x.saved_cost),
         **_tokens(usage),
         "usage_missing": text(x.usage_missing),
         "finish_reasons": [text(reason) for reason in _finish_reasons(x)],
@@ -127,6 +130,11 @@ def _blotted(text: str, caller: Caller | None) -> str:
     """Clients do put their key where it does not belong: in a path, a tag, a model's name (G7)."""
     token = None if caller is None else caller.token
     return text.replace(token, "[key]") if token and len(token) >= SECRET else text
+
+
+def _dollars(cost: Cost) -> float | None:
+    """For people and plots; the ledger has the exact figure."""
+    return None if cost.nano_usd is None else cost.nano_usd / 1e9
 
 
 def _tokens(usage: Usage) -> dict[str, Any]:

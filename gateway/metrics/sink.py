@@ -124,10 +124,22 @@ class Metrics:
             self._add_tokens(
                 "gateway_cache_saved_tokens_total", (model, self._key(x.caller)), saved
             )
+        if x.caller is not None and (x.attempts or saved):
+            self._book_cost(x, model, (model, self._key(x.caller)))
         if x.usage_missing is not None:
             self._count("gateway_usage_missing_total", (x.usage_missing,))
         if x.summary is not None and x.summary.observer_errors:
             self._count("gateway_observer_errors_total", (), x.summary.observer_errors)
+
+    def _book_cost(self, x: Exchange, model: str, labels: Labels) -> None:
+        if x.usage.source is UsageSource.ESTIMATED:
+            self._count("gateway_usage_estimated_total", (model,))
+        if x.cost.nano_usd is not None and x.attempts:
+            self._count("gateway_cost_usd_total", labels, x.cost.nano_usd / 1e9)
+        elif x.attempts and x.usage.source is not UsageSource.NONE:
+            self._count("gateway_unpriced_requests_total", (model,))
+        if x.saved_cost.nano_usd:
+            self._count("gateway_cache_saved_cost_usd_total", labels, x.saved_cost.nano_usd / 1e9)
 
     def _book_cache(self, x: Exchange) -> None:
         """Why a request passed the cache by, or its answer was not kept (D1)."""

@@ -101,6 +101,21 @@ TABLE: tuple[Spec, ...] = (
         "The part of the completion tokens that was reasoning.",
     ),
     _counter(
+        "gateway_cost_usd_total",
+        "model key",
+        "What upstream calls cost, in dollars by the price data; the ledger has the exact figures.",
+    ),
+    _counter(
+        "gateway_unpriced_requests_total",
+        "model",
+        "Upstream calls with tokens whose model has no price: their cost is unknown, not 0.",
+    ),
+    _counter(
+        "gateway_usage_estimated_total",
+        "model",
+        "Upstream calls whose tokens are an estimate of the gateway's.",
+    ),
+    _counter(
         "gateway_usage_missing_total",
         "reason",
         "Complete answers with status 200 in which no usage was found.",
@@ -142,6 +157,11 @@ TABLE: tuple[Spec, ...] = (
         "gateway_cache_saved_tokens_total",
         "model key",
         "Tokens that hits and joined requests did not cost, prompt and completion together.",
+    ),
+    _counter(
+        "gateway_cache_saved_cost_usd_total",
+        "model key",
+        "What hits and joined requests would have cost, in dollars.",
     ),
     _counter(
         "gateway_cache_bypass_total",

@@ -17,6 +17,7 @@ from gateway.exchange import Exchange
 from gateway.journal.rules import Bucket, bounded, line
 from gateway.ports import Clock
 
+LINGER = 0.02  # seconds between two batches: waking for each line takes the loop's turns
 CAPACITY = 10_000  # lines waiting
 BATCH = 512  # lines in one write
 SAMPLED = 10  # lines a second of requests without a valid caller
@@ -68,6 +69,7 @@ class AccessLog:
         self._bucket = Bucket(SAMPLED)
         self._untold = 0  # suppressed since the last line that said so
         self._closed = False
+        self._hurry = threading.Event()  # set at the end
         self._torn = False  # the last write broke off inside a line
         self._sick = False  # the last write failed
         self._queue: SimpleQueue[tuple[Exchange, int] | _Reopen | _Stop] = SimpleQueue()
@@ -96,6 +98,7 @@ class AccessLog:
         """Write what is queued, for at most `timeout` seconds (it blocks); True: all was tried."""
         if not self._closed:
             self._closed = True
+            self._hurry.set()
             self._queue.put(_Stop())
         self._thread.join(timeout)
         return not self._thread.is_alive()
@@ -106,6 +109,7 @@ class AccessLog:
         while True:
             batch, order = self._next_batch()
             self._write(batch)
+            self._hurry.wait(LINGER)  # lines that come meanwhile are one batch, and one write
             if isinstance(order, _Reopen):
                 self._reopen()
             elif isinstance(order, _Stop):

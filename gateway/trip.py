@@ -27,6 +27,7 @@ from gateway.exchange import (
     Usage,
     UsageSource,
 )
+from gateway.keys.rules import blotted
 from gateway.ports import Ask, CallTimes, Client, Prices
 from gateway.wire.headers import read_tags, read_trace_id
 from gateway.wire.observe import Observer
@@ -100,11 +101,11 @@ class Trip:
             at=ask.at,
             endpoint=self.endpoint,
             method=ask.method,
-            path=f"/v1/{ask.path}",
+            path=blotted(f"/v1/{ask.path}"),
             client=ask.client,
             caller=self.caller,
-            model=self.model,
-            model_served=self.served,
+            model=None if self.model is None else blotted(self.model),
+            model_served=None if self.served is None else blotted(self.served),
             upstream=self.upstream,
             stream=self.stream,
             status=self.status,
@@ -130,8 +131,8 @@ class Trip:
             saved=self.saved,
             upstream_request_id=self.upstream_request_id,
             usage_missing=summary.missing if summary is not None and self.answered == 200 else None,
-            client_retry=ask.header("x-stainless-retry-count"),
-            tags=read_tags(ask.header("x-gateway-tags")),
+            client_retry=blotted(ask.header("x-stainless-retry-count") or "") or None,
+            tags=read_tags(blotted(ask.header("x-gateway-tags") or "")),
             trace=read_trace_id(ask.header("traceparent")),
         )
 

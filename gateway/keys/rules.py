@@ -115,6 +115,14 @@ def issue(entropy: bytes) -> str:
     return ISSUED_PREFIX + digits
 
 
+_ISSUED = re.compile(rf"{ISSUED_PREFIX}[0-9A-Za-z]{{{_DIGITS}}}")
+
+
+def blotted(text: str) -> str:
+    """Without issued keys: clients do put theirs into a path, a tag, a model's name (G7)."""
+    return _ISSUED.sub("[key]", text) if ISSUED_PREFIX in text else text
+
+
 @dataclass(frozen=True, slots=True)
 class Peppers:
     """What keys are digested with; `old` while its keys move to the new one (docs/keys.md)."""

@@ -16,6 +16,7 @@ from gateway.exchange import CallerKind, Grant
 from gateway.keys.rules import (
     TOKEN_LIMIT,
     Peppers,
+    blotted,
     caller_of,
     digest,
     issue,
@@ -173,6 +174,18 @@ def test_a_key_has_all_of_its_randomness(one, other):
     assert re.fullmatch("gw_[0-9A-Za-z]{43}", issue(one))
     assert (issue(one) == issue(other)) == (one == other)
     assert read_token(f"Bearer {issue(one)}", None) == issue(one)
+
+
+@given(st.binary(min_size=32, max_size=32), st.text(), st.text())
+def test_a_key_that_stands_where_it_does_not_belong_is_blotted_out(entropy, before, after):
+    """G7: in a path, a tag, a model's name."""
+    assert issue(entropy) not in blotted(before + issue(entropy) + after)
+    assert "[key]" in blotted(before + issue(entropy) + after)
+
+
+@pytest.mark.parametrize("text", ["", "gpt-4o", "gw_", "gw_short", "x" * 99, "gw_" + "-" * 43])
+def test_what_is_no_key_stays(text):
+    assert blotted(text) == text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,47 @@
+"""Where days begin in a time zone, in quarter-hours since the epoch. Pure: dates in, numbers out.
+
+Rule: all time zones of today are whole quarters of an hour from UTC, so a local day is a run of UTC
+quarters, 92 to 100 of them: sums by quarter become sums by day without a rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, time, timedelta
+from zoneinfo import ZoneInfo
+
+QUARTER = 900  # seconds
+QUARTER_MS = QUARTER * 1000
+DAY = timedelta(days=1)
+
+
+def start_of(day: date, zone: ZoneInfo) -> int:
+    """The first quarter of that local day. Where midnight is skipped, the day begins later."""
+    return int(datetime.combine(day, time(), zone).timestamp()) // QUARTER
+
+
+def day_at(seconds: float, zone: ZoneInfo) -> date:
+    """The local day at a moment in seconds since the epoch."""
+    return datetime.fromtimestamp(seconds, UTC).astimezone(zone).date()
+
+
+def day_of(quarter: int, zone: ZoneInfo) -> date:
+    """The local day that a quarter belongs to."""
+    return day_at(quarter * QUARTER, zone)
+
+
+def starts(first: date, last: date, zone: ZoneInfo) -> Iterator[int]:
+    """The first quarters of all days from `first` to `last`, both in it."""
+    while first <= last:
+        yield start_of(first, zone)
+        first += DAY
+
+
+def window_starts(now: float, zone: ZoneInfo) -> dict[str, int]:
+    """The first quarters of the day, the week (from Monday) and the month that `now` is in."""
+    today = day_at(now, zone)
+    return {
+        "day": start_of(today, zone),
+        "week": start_of(today - today.weekday() * DAY, zone),
+        "month": start_of(today.replace(day=1), zone),
+    }

@@ -1,0 +1,228 @@
+"""`ledger.db` as its writer has it open: rows in, nothing out. Used by one thread alone.
+
+One statement writes a batch, sums included: beside a busy event loop each statement more waits for
+the interpreter's lock.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from gateway.exchange import Reservation, ulid
+from gateway.usage import calendar
+from gateway.usage.migrations import FIGURES, migrate
+from gateway.usage.rows import COLUMNS, Row, scrubbed
+
+BUSY = 250  # milliseconds that SQLite waits for a lock, before it is tried again
+FIRST_BUSY = 5000  # at the start, which is tried once
+SLICE = 500  # rows deleted at once: a few ms in which no row is written
+VACUUM = 200  # pages given back to the disk after each
+WAL_LIMIT = 64 * 1024 * 1024  # bytes that an emptied log may keep
+BEHIND = timedelta(days=2500)  # days of the calendar before the file was made, and ahead
+AHEAD = timedelta(days=1100)
+
+# The file's fault, or the disk's; everything else is a row's own.
+ENVIRONMENT = frozenset(
+    {
+        *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY),
+        *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PERM),
+        *(sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_PROTOCOL),
+        *(sqlite3.SQLITE_INTERRUPT, sqlite3.SQLITE_SCHEMA, sqlite3.SQLITE_NOLFS),
+    }
+)
+
+HELD = (
+    *("id", "at", "until", "boot", "key_id", "key", "team_id", "team", "model", "upstream"),
+    *("prompt_tokens", "completion_tokens", "nano_usd", "prompt_nano_usd"),
+)
+
+
+def _inserting(table: str, columns: Sequence[str], condition: str) -> str:
+    values = ", ".join(f"json_extract(value, '$[{i}]')" for i in range(len(columns)))
+    return (
+        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {values} FROM json_each(?) "
+        f"WHERE {condition} ON CONFLICT (id) DO NOTHING"
+    )
+
+
+INSERT_ROWS = _inserting("requests", list(COLUMNS), "true")
+INSERT_HELD = _inserting(
+    "reservations",
+    HELD,
+    "NOT EXISTS (SELECT 1 FROM requests WHERE id = json_extract(value, '$[0]'))",
+)
+
+
+class LedgerFile:
+    """The open file. Its methods raise sqlite3.Error and OSError as they come."""
+
+    def __init__(self, path: Path, zone: str, *, full_sync: bool) -> None:
+        self._path, self._full_sync = path, full_sync
+        self._zone_name, self._zone = zone, ZoneInfo(zone)
+        self._db: sqlite3.Connection | None = None
+
+    @property
+    def is_open(self) -> bool:
+        return self._db is not None
+
+    def open(self, now: float, *, first: bool = False) -> None:
+        """Open it, or make it (0600), and bring it to the form of today. LedgerError."""
+        os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
+        self._db = sqlite3.connect(self._path, isolation_level=None)
+        self._execute(f"PRAGMA busy_timeout = {FIRST_BUSY if first else BUSY}")
+        self._execute("PRAGMA auto_vacuum = INCREMENTAL")  # heard only while the file is empty
+        self._execute("PRAGMA journal_mode = WAL")
+        self._execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
+        self._execute("PRAGMA temp_store = MEMORY")
+        self._execute(f"PRAGMA journal_size_limit = {WAL_LIMIT}")
+        self._execute("PRAGMA mmap_size = 0")
+        migrate(self._db, self._path)
+        self.keep_calendar(now)
+        self._execute(f"PRAGMA busy_timeout = {BUSY}")
+
+    def close(self) -> None:
+        """Let go of it. Idempotent; what is committed stays."""
+        if self._db is not None:
+            try:
+                self._db.close()
+            finally:
+                self._db = None
+
+    # -- rows --------------------------------------------------------------------------------------
+
+    def insert(self, rows: Sequence[bytes], held: Sequence[bytes]) -> None:
+        """Commit rows and reservations, all or none; those that are there already stay as they
+        are."""
+        both = bool(rows and held)
+        try:
+            if both:
+                self._execute("BEGIN IMMEDIATE")
+            if held:
+                self._execute(INSERT_HELD, (_array(held),))
+            if rows:
+                self._execute(INSERT_ROWS, (_array(rows),))
+            if both:
+                self._execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def left_open(self, boot: str) -> list[Reservation]:
+        """Reservations of other processes than `boot`."""
+        found = self._execute(
+            f"SELECT {', '.join(HELD)} FROM reservations WHERE boot != ?", (boot,)
+        )
+        return [_reservation(dict(zip(HELD, values, strict=True))) for values in found.fetchall()]
+
+    # -- what is too old ---------------------------------------------------------------------------
+
+    def end_leases(self, boot: str, now: float) -> None:
+        """Forget reservations of our own whose time is over: their rows come by themselves."""
+        self._execute(
+            "DELETE FROM reservations WHERE boot = ? AND until < ?", (boot, int(now * 1000))
+        )
+
+    def delete_before(self, then: float) -> int:
+        """Delete some of the rows that arrived before `then`; SLICE of them: there may be more."""
+        oldest = ulid(max(0, int(then * 1000)), bytes(10))
+        deleted = self._execute(
+            "DELETE FROM requests WHERE seq IN "
+            "(SELECT seq FROM requests WHERE id < ? ORDER BY id LIMIT ?)",
+            (oldest, SLICE),
+        ).rowcount
+        if deleted:
+            self._execute(f"PRAGMA incremental_vacuum({VACUUM})").fetchall()
+        return deleted
+
+    # -- days --------------------------------------------------------------------------------------
+
+    def calendar_ends(self, now: float) -> bool:
+        """Half of the days ahead are used up."""
+        soon = calendar.start_of(calendar.day_at(now, self._zone) + AHEAD / 2, self._zone)
+        [last] = self._execute("SELECT max(first) FROM calendar").fetchone()
+        return bool(last < soon)
+
+    def keep_calendar(self, now: float) -> None:
+        """Write down where the days ahead begin, by the time zone data of today; and all days,
+        with their sums, where these were kept in another zone."""
+        today = calendar.day_at(now, self._zone)
+        known = self._execute("SELECT value FROM meta WHERE name = 'timezone'").fetchone()
+        same = known is not None and known[0] == self._zone_name
+        since = today if same else today - BEHIND
+        days = list(calendar.starts(since, today + AHEAD, self._zone))
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            self._execute("DELETE FROM calendar WHERE first >= ?", (days[0] if same else 0,))
+            self._execute(
+                "INSERT INTO calendar (first) SELECT value FROM json_each(?)",
+                (msgspec.json.encode(days).decode(),),
+            )
+            if not same:
+                self._rebuild_days()
+            self._execute("COMMIT")
+        except BaseException:
+            self._roll_back()
+            raise
+
+    def _rebuild_days(self) -> None:
+        sums = ", ".join(f"sum({name})" for name in FIGURES)
+        self._execute("DELETE FROM days")
+        self._execute(
+            "INSERT INTO days SELECT ifnull((SELECT max(first) FROM calendar WHERE first <= "
+            f"quarter), quarter / 96 * 96), series, {sums} FROM quarters WHERE true GROUP BY 1, 2"
+        )
+        self._execute(
+            "INSERT INTO meta VALUES ('timezone', ?) "
+            "ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+            (self._zone_name,),
+        )
+
+    # -- within ------------------------------------------------------------------------------------
+
+    def _execute(self, statement: str, values: Sequence[Any] = ()) -> sqlite3.Cursor:
+        assert self._db is not None, "it is not open"
+        return self._db.execute(statement, values)
+
+    def _roll_back(self) -> None:
+        if self._db is not None and self._db.in_transaction:
+            try:
+                self._execute("ROLLBACK")
+            except sqlite3.Error:
+                self.close()
+
+
+def encode(row: Row) -> bytes:
+    """A row as `insert` takes it."""
+    try:
+        return msgspec.json.encode(row)
+    except UnicodeEncodeError:
+        return msgspec.json.encode(scrubbed(row))
+
+
+def encode_held(held: Reservation, boot: str) -> bytes:
+    """A reservation as `insert` takes it; `boot` is the process that holds it."""
+    ours = {"at": int(held.at * 1000), "until": int(held.until * 1000), "boot": boot}
+    return encode([ours[name] if name in ours else getattr(held, name) for name in HELD])
+
+
+def is_environment(error: BaseException) -> bool:
+    """The file or the disk failed; else it was what was written."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return isinstance(error, OSError) or (code is not None and code & 0xFF in ENVIRONMENT)
+
+
+def _reservation(values: dict[str, Any]) -> Reservation:
+    del values["boot"]
+    return Reservation(**values | {"at": values["at"] / 1000, "until": values["until"] / 1000})
+
+
+def _array(texts: Sequence[bytes]) -> str:
+    return (b"[" + b",".join(texts) + b"]").decode()

@@ -1,0 +1,182 @@
+"""The form of `ledger.db`, as numbered steps: each runs once, in a transaction of its own.
+
+Rule: a step that was released is never changed; another one is added. The file's `user_version` is
+the number of the last step. A file from a newer gateway is refused, an older one is copied first.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from gateway.usage.rows import COLUMNS
+
+FIGURES = (
+    "requests",
+    "prompt_tokens",
+    "completion_tokens",
+    "cached_tokens",
+    "reasoning_tokens",
+    "cost_nano",
+    "unpriced_requests",  # with tokens whose price is not known
+    "estimated_tokens",  # of the tokens, those that were estimated
+    "saved_tokens",
+    "saved_cost_nano",
+)
+SERIES = ("key_id", "key", "team_id", "team", "model", "upstream", "tags")
+
+Migration = Callable[[sqlite3.Connection], None]
+
+
+class LedgerError(OSError):
+    """`ledger.db` cannot be used as it is. The message says what to do."""
+
+
+def m001_initial(connection: sqlite3.Connection) -> None:
+    """Rows, their sums by quarter-hour and by day, and open reservations.
+
+    A trigger keeps the sums: a row and what it adds are one statement, so they cannot differ, and a
+    row that is already there adds nothing. `series` names what sums are kept apart by, tags
+    included, so that every combination can be asked for. `calendar` has the first quarter of each
+    day in the time zone that `days` is kept in.
+    """
+    columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
+    figures = ", ".join(f"{name} INTEGER NOT NULL" for name in FIGURES)
+    named = ", ".join(f"{name} TEXT NOT NULL" for name in SERIES)
+    connection.execute(f"CREATE TABLE requests (seq INTEGER PRIMARY KEY, {columns})")
+    connection.execute("CREATE INDEX requests_by_key ON requests (key, id)")
+    connection.execute("CREATE INDEX requests_by_model ON requests (model, id)")
+    connection.execute("CREATE INDEX requests_by_cache ON requests (cache, id)")
+    connection.execute("CREATE INDEX requests_failed ON requests (id, status) WHERE status >= 400")
+    connection.execute(
+        f"CREATE TABLE series (id INTEGER PRIMARY KEY, {named}, UNIQUE ({', '.join(SERIES)}))"
+    )
+    for table, start in (("quarters", "quarter"), ("days", "first")):
+        connection.execute(
+            f"CREATE TABLE {table} ({start} INTEGER NOT NULL, series INTEGER NOT NULL, {figures}, "
+            f"PRIMARY KEY ({start}, series)) WITHOUT ROWID"
+        )
+    connection.execute("CREATE TABLE calendar (first INTEGER PRIMARY KEY)")
+    connection.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT) WITHOUT ROWID")
+    connection.execute(
+        "CREATE TABLE reservations (id TEXT PRIMARY KEY, at INTEGER NOT NULL, "
+        "until INTEGER NOT NULL, boot TEXT NOT NULL, key_id TEXT NOT NULL, key TEXT NOT NULL, "
+        "team_id TEXT, team TEXT, model TEXT NOT NULL, upstream TEXT, "
+        "prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, "
+        "nano_usd INTEGER NOT NULL, prompt_nano_usd INTEGER) WITHOUT ROWID"
+    )
+    connection.execute(_trigger())
+
+
+# A request that no upstream was chosen for counts under no model: its name is anybody's guess, and
+# sums are kept for ever.
+_NAMES = {
+    "key_id": "NEW.key_id",
+    "key": "NEW.key",
+    "team_id": "ifnull(NEW.team_id, '')",
+    "team": "ifnull(NEW.team, '')",
+    "model": "CASE WHEN NEW.upstream IS NULL THEN '' ELSE ifnull(NEW.model, '') END",
+    "upstream": "ifnull(NEW.upstream, '')",
+    "tags": "ifnull(NEW.tags, '')",
+}
+_TOKENS = "NEW.prompt_tokens + NEW.completion_tokens"
+_ADDED = {
+    "requests": "NEW.corrects IS NULL",
+    "prompt_tokens": "NEW.prompt_tokens",
+    "completion_tokens": "NEW.completion_tokens",
+    "cached_tokens": "NEW.cached_tokens",
+    "reasoning_tokens": "NEW.reasoning_tokens",
+    "cost_nano": "ifnull(NEW.cost_nano, 0)",
+    "unpriced_requests": f"NEW.cost_nano IS NULL AND {_TOKENS} > 0",
+    "estimated_tokens": f"CASE WHEN NEW.usage_source = 'estimated' THEN {_TOKENS} ELSE 0 END",
+    "saved_tokens": "NEW.saved_tokens",
+    "saved_cost_nano": "ifnull(NEW.saved_cost_nano, 0)",
+}
+
+
+def _trigger() -> str:
+    same = " AND ".join(f"{name} = {value}" for name, value in _NAMES.items())
+    added = ", ".join(_ADDED[name] for name in FIGURES)
+    sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in FIGURES)
+    quarter = "NEW.at / 900000"
+    # Times before the calendar count by UTC: nothing is booked there but in tests.
+    first = (
+        f"ifnull((SELECT max(first) FROM calendar WHERE first <= {quarter}), {quarter} / 96 * 96)"
+    )
+
+    def add(table: str, start: str, value: str) -> str:
+        return (
+            f"INSERT INTO {table} ({start}, series, {', '.join(FIGURES)}) "
+            f"SELECT {value}, series.id, {added} FROM series WHERE {same} "
+            f"ON CONFLICT ({start}, series) DO UPDATE SET {sums}; "
+        )
+
+    return (
+        "CREATE TRIGGER requests_booked AFTER INSERT ON requests BEGIN "
+        f"INSERT INTO series ({', '.join(SERIES)}) VALUES ({', '.join(_NAMES.values())}) "
+        "ON CONFLICT DO NOTHING; "
+        + add("quarters", "quarter", quarter)
+        + add("days", "first", first)
+        + "DELETE FROM reservations WHERE id = NEW.id; END"
+    )
+
+
+MIGRATIONS: tuple[Migration, ...] = (m001_initial,)
+
+
+def version_of(connection: sqlite3.Connection) -> int:
+    """The number of the last step that the file has seen; 0: it is new."""
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    return int(version)
+
+
+def migrate(
+    connection: sqlite3.Connection, path: Path, steps: Sequence[Migration] = MIGRATIONS
+) -> None:
+    """Bring the file to the last step. LedgerError: it is newer, or a step failed and nothing of
+    that step is in it; the copy from before stands beside it."""
+    version = version_of(connection)
+    refuse_newer(version, path, len(steps))
+    if version == len(steps):
+        return
+    copy = path.with_name(f"{path.name}.v{version}")
+    if version:
+        copy_to(connection, copy)
+    for number, step in enumerate(steps[version:], version + 1):
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            step(connection)
+            connection.execute(f"PRAGMA user_version = {number}")
+            connection.execute("COMMIT")
+        except Exception as error:
+            if connection.in_transaction:
+                connection.execute("ROLLBACK")
+            kept = f"; the copy from before is {copy}" if version else ""
+            raise LedgerError(f"{path}: step {number} of its upgrade failed: {error}{kept}") from (
+                error
+            )
+
+
+def refuse_newer(version: int, path: Path, newest: int = len(MIGRATIONS)) -> None:
+    """LedgerError where a newer gateway has written the file."""
+    if version > newest:
+        raise LedgerError(
+            f"{path} is from a newer gateway (its form is {version}, this one knows {newest}); "
+            "install that one again, or put back the copy from before the upgrade"
+        )
+
+
+def copy_to(connection: sqlite3.Connection, path: Path) -> None:
+    """A whole, consistent copy, readable by its owner alone, on the disk when this returns. One
+    that is there already is from an earlier try, and is the older one: it stays."""
+    if path.exists():
+        return
+    part = path.with_name(f"{path.name}.part")
+    part.unlink(missing_ok=True)
+    os.close(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    connection.execute("VACUUM INTO ?", (str(part),))
+    with part.open("rb") as file:
+        os.fsync(file.fileno())
+    part.rename(path)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,11 +13,11 @@ import openai
 import pytest
 from openai.lib.streaming.chat import ChatCompletionStreamState
 
-from tests.e2e.cached import ask, killed, state
-from tests.e2e.conftest import OWN_TOKEN, caching_config
-from tests.e2e.process import Gateway
+from tests.e2e.cached import killed
+from tests.e2e.conftest import OWN_TOKEN, Start, caching_config
+from tests.e2e.process import Gateway, environment
 from tests.e2e.raw import CHAT, chat
-from tests.e2e.test_clients import curl, first_generation
+from tests.e2e.test_clients import ROOT, curl, first_generation
 from tests.scripted.client import Scripted
 from tests.scripted.providers import CASES, PROMPT, TEXT, TWO_CALLS, Case
 from tests.scripted.replies import reply, stream
@@ -311,7 +313,26 @@ def test_curl_streams(asking: Any, up: Scripted) -> None:
     )
 
 
-def test_echo_is_kept_too(caching: Gateway) -> None:
-    """The README's first screen: the same question twice."""
-    body = chat("echo", marker="the first screen")
-    assert [state(ask(caching, body)) for _ in range(2)] == ["miss", "hit"]
+def test_the_readmes_first_screen(start: Start, up: Scripted) -> None:
+    """Its own command, twice, and with its way to ask anew: the headers are those it shows."""
+    readme = (ROOT / "README.md").read_text("utf-8")
+    (command,) = re.findall(r"^```sh\n(curl -i .*?)\n```", readme, re.DOTALL | re.MULTILINE)
+    (shown,) = re.findall(r"^```http\n(.*?)\n```", readme, re.DOTALL | re.MULTILINE)
+    (anew,) = re.findall(r"add `(-H '[^`]*)`", readme)
+    gateway = start({"cache": {}})  # as shipped
+    told = []
+    for line in (command, command, f"{command} {anew}"):
+        done = subprocess.run(
+            ["sh", "-c", line.replace("127.0.0.1:8080", f"127.0.0.1:{gateway.port}")],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        head = done.stdout.partition("\n\n")[0].lower().splitlines()[1:]
+        told.append(dict(field.split(": ", 1) for field in head if field))
+    assert [fields["x-gateway-cache"] for fields in told] == ["miss", "hit", "miss"]
+    promised = dict(field.split(": ", 1) for field in shown.splitlines())
+    assert promised.keys() <= told[1].keys()
+    fixed = {"x-gateway-cache-key", "x-gateway-saved-tokens"}
+    assert {k: told[1][k] for k in fixed} == {k: promised[k] for k in fixed}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
@@ -23,11 +24,8 @@ class Number(click.ParamType[int | str]):
     def convert(self, value: Any, param: object, ctx: object) -> int | str:
         if value == NONE:
             return NONE
-        try:
-            if isinstance(value, str) and value.isascii() and (number := int(value)) > 0:
-                return number
-        except ValueError:
-            pass
+        if re.fullmatch("[0-9]{1,18}", str(value)) and (number := int(value)):
+            return number
         self.fail("it takes a whole number above 0, or 'none'")
 
 

@@ -136,6 +136,14 @@ async def test_changes_made_at_once_all_count(store, clock):
     assert len([one for one in made if isinstance(one, tuple)]) == 1
 
 
+async def test_rotating_for_ever_takes_no_more_memory(store, clock):
+    register = await started(store, clock)
+    await register.create("alice", Grant())
+    for _ in range(5):
+        await register.rotate("alice", 60)
+    assert len(register._digests) == 2
+
+
 async def test_a_renewal_that_fails_costs_nothing(store, clock, caplog):
     register = await started(store, clock)
     _, token = await register.create("alice", Grant())

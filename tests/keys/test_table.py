@@ -74,7 +74,7 @@ def test_a_migration_that_fails_leaves_the_file_as_it_was(tmp_path):
     table = make(tmp_path / "keys.db")
     table.save_key(a_key())
     table.close()
-    for _ in range(2):  # and once more, over the copy of the first try
+    for _ in range(3):  # and again, over the copy of the try before
         with pytest.raises(StoreFailed, match="nothing"):
             make(tmp_path / "keys.db", *MIGRATIONS, second, broken)
     with closing(sqlite3.connect(tmp_path / "keys.db")) as base:

@@ -124,8 +124,17 @@ class Boarding:
         members = msgspec.structs.asdict(_read_traits(body))
         return Known(request, rules.traits_of(members), request.digest)
 
-    def plan(self, trip: Trip, upstream: Upstream, caller: Caller, known: Known, path: str) -> Plan:
-        """What this request is to the cache; its key, its wish, its reason to pass by."""
+    def plan(
+        self,
+        trip: Trip,
+        upstream: Upstream,
+        caller: Caller,
+        known: Known,
+        path: str,
+        ticket: Ticket,
+    ) -> Plan:
+        """What this request is to the cache; its key, its wish, its reason to pass by. `ticket` is
+        of when it was admitted: what a purge or a revoked key took back since is not kept."""
         ask, request = trip.ask, known.request
         grant = caller.grant or NO_GRANT
         wish = rules.read_wish(
@@ -153,7 +162,7 @@ class Boarding:
             trip.cache_key = key.hex()[:16]
         trip.cache = CacheState.BYPASS if key is None else CacheState.MISS
         trip.cache_reason = bypass
-        return Plan(request, wish, policy, scope, key, bypass, self.cache.ticket())
+        return Plan(request, wish, policy, scope, key, bypass, ticket)
 
     # -- look up -----------------------------------------------------------------------------------
 

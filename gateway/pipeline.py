@@ -145,7 +145,7 @@ class Pipeline:
 
     async def _chat(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
-        caller = self._admit(trip)
+        caller, ticket = self._admit(trip), house.boarding.cache.ticket()
         if not _is_plain(ask):
             raise UnsupportedEncoding(
                 "A body with a Content-Encoding is not read here. Send it unencoded."
@@ -155,7 +155,7 @@ class Pipeline:
         trip.mark("received", house.clock.monotonic())
         trip.model, trip.stream = known.request.model, known.request.stream
         upstream = self._choose(trip, caller, CHAT)
-        plan = house.boarding.plan(trip, upstream, caller, known, CHAT)
+        plan = house.boarding.plan(trip, upstream, caller, known, CHAT, ticket)
         call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
         await self._board(trip, upstream, call, plan)
 

@@ -13,7 +13,7 @@ import pytest
 from attrs import evolve
 
 from gateway.cache.store import TwoTier
-from gateway.config import Abandoned, Cache, Size
+from gateway.config import Abandoned, Cache, Duration, Size
 from gateway.entry import Selector
 from gateway.errors import Draining, UpstreamCut, UpstreamError
 from gateway.exchange import CacheState, Exchange, Outcome, UsageSource
@@ -85,7 +85,7 @@ async def scene(
         if isinstance(reply, FakeReply):
             reply.story = story
     # Without a disk a look-up never leaves the loop, so `settle` is enough to know where all are.
-    section = evolve(section or Cache(), size_limit=Size(4 << 30 if disk else 0), disk_deadline=60)
+    section = evolve(section or Cache(), size_limit=Size(4 << 30 if disk else 0), disk_deadline=Duration(60))
     upstream = FakeUpstream(story, *replies)
     cache = TwoTier(section, tmp_path / "cache", FakeClock())
     await cache.start()
@@ -582,7 +582,8 @@ async def test_a_cache_that_fails_costs_nobody_the_answer(tmp_path: Path, caplog
         def broken(*_: object) -> bool:
             raise OSError("no disk")
 
-        on.house.boarding.cache.store = broken  # type: ignore[method-assign]
+        cache: Any = on.house.boarding.cache
+        cache.store = broken
         client = await on.chat(CHAT)
         assert client.body == ANSWER
         assert on.exchange(1).outcome is Outcome.OK

@@ -200,14 +200,14 @@ def test_what_is_not_converted_makes_its_own_call(caching: Gateway, up: Scripted
     """A stream without usage cannot become JSON: the joiner asks itself."""
     looked = Lookups(caching)
     model = up.play(parted(hello(usage=False)), reply(completion()))
-    with (
-        clients(caching, chat(model, stream=True)) as (leader,),
-        clients(caching, chat(model)) as (other,),
-    ):
-        looked.wait(2)
-        up.go(model)
-        answer = other.answer()
-        assert Events(leader).rest()[-1] == DONE
+    with clients(caching, chat(model, stream=True)) as (leader,):
+        events = Events(leader)
+        events.next()  # it has launched: who comes now boards
+        with clients(caching, chat(model)) as (other,):
+            looked.wait(2)
+            up.go(model)
+            answer = other.answer()
+        assert events.rest()[-1] == DONE
     assert (state(answer), answer.json()) == ("miss", completion())
     assert len(up.calls(model)) == 2
 
@@ -312,6 +312,18 @@ def test_abandoned_flights_are_bounded(
     assert up.wait(model, "ended").ended == "client_closed"
     assert gateway.line(model=model)["outcome"] == "client_disconnect"
     until(lambda: metric(gateway, "gateway_flights_open") == 0, "no flight")
+
+
+def test_their_bounds_are_for_when_all_have_left(start: Start, up: Scripted) -> None:
+    """While one is aboard, no bound on abandoned flights ends the flight."""
+    gateway = start(caching_config(up, abandoned={"flights": 1, "bytes": "1B", "time": "1ms"}))
+    model = up.play(parted(hello()))
+    with clients(gateway, *[chat(model, stream=True)] * 2) as (one, two):
+        assert {Events(one).next(), (stays := Events(two)).next()} == {hello()[0]}
+        one.close()
+        figures(gateway)  # what is answered after the leaving has seen it
+        up.go(model)
+        assert stays.rest() == [*hello()[1:-2], DONE]
 
 
 # Failing ------------------------------------------------------------------------------------------

@@ -47,7 +47,9 @@ from gateway.pipeline import Pipeline
 from gateway.upstream import build
 from gateway.upstream.client import HTTPUpstream
 from gateway.upstream.echo import EchoUpstream
-from gateway.usage.nothing import NoLedger, NoPrices
+from gateway.usage.ledger import SQLiteLedger
+from gateway.usage.prices import PriceList
+from gateway.usage.reader import Reader
 from gateway.watch import ConfigFile, Watcher
 from gateway.web.admin import AdminPlane
 from gateway.web.chat import Edge, Routes
@@ -97,6 +99,13 @@ class Gateway:
             admin_token=admin_token,
             bind_is_loopback=is_loopback(config.server.host),
         )
+        zone = config.quota.timezone
+        self.ledger = SQLiteLedger(data, config.usage, zone, self.clock, self.instance)
+        stack.push_async_callback(self.ledger.close)
+        await self.ledger.start()
+        self.books = Reader(data, zone, self.ledger.flush)
+        stack.callback(self.books.close)
+        self.prices = PriceList(config.models, self.clock)
         workers = ThreadPoolExecutor(2, thread_name_prefix="gateway-work")
         stack.callback(workers.shutdown, wait=False, cancel_futures=True)
         self.access_log = open_access_log(config.server.access_log, self.clock)
@@ -117,8 +126,8 @@ class Gateway:
             render=render,
             calls=calls,
             boarding=self.boarding,
-            ledger=NoLedger(),
-            prices=NoPrices(),
+            ledger=self.ledger,
+            prices=self.prices,
             penalty=Penalty(self.clock),
             instance=self.instance,
             body_limit=config.server.body_limit,
@@ -141,6 +150,7 @@ class Gateway:
                 self.clock,
                 skipped=partial(self.metrics.counted, "gateway_cache_store_skipped_total"),
                 keys=self.register,
+                books=self.books,
             ),
         )
         address = await self.admin.start()
@@ -164,6 +174,7 @@ class Gateway:
         watcher = Watcher(self.file, self._reload, self._keep)
         watcher.start()
         stack.push_async_callback(watcher.close)
+        self.prices.warm()  # now, so that it delays nothing
         say(f"data plane on {_url(listening, config.server.tls.cert)}")
         say(f"admin plane on {_url(address, config.admin.tls.cert)}")
 
@@ -206,6 +217,8 @@ class Gateway:
         self.edge = edge_of(config)
         self.admin.reconfigure(config)
         self.cache.reconfigure(config.cache)
+        self.ledger.reconfigure(config.usage)
+        self.prices.reconfigure(config.models)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.access_log.reopen()

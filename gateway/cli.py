@@ -7,8 +7,10 @@ from typing import Any
 import click
 
 from gateway import __version__
+from gateway.commands.backup import backup
 from gateway.commands.cache import cache
 from gateway.commands.keys import keys
+from gateway.commands.logs import logs
 from gateway.commands.options import (
     config_option,
     data_option,
@@ -17,6 +19,7 @@ from gateway.commands.options import (
     wrong,
 )
 from gateway.commands.teams import teams
+from gateway.commands.usage import usage
 from gateway.config import warnings
 
 
@@ -88,4 +91,7 @@ def check(config_path: str, **options: Any) -> None:
 
 main.add_command(keys)
 main.add_command(teams)
+main.add_command(usage)
+main.add_command(logs)
 main.add_command(cache)
+main.add_command(backup)

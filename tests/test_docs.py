@@ -134,6 +134,8 @@ def commands_of(command: click.Command, name: str) -> Iterator[tuple[str, click.
     if isinstance(command, click.Group):
         for sub, inner in command.commands.items():
             yield from commands_of(inner, f"{name} {sub}")
+        if command.invoke_without_command:
+            yield name, command
     elif not command.hidden:
         yield name, command
 

@@ -49,7 +49,7 @@ def section(name: str, command: click.Command) -> Iterator[str]:
     context = click.Context(command, info_name=name)
     yield f"\n## {name}\n"
     yield words(command.help)
-    if isinstance(command, click.Group):
+    if isinstance(command, click.Group) and not command.invoke_without_command:
         return
     yield f"\n```\n{command.get_usage(context).removeprefix('Usage: ')}\n```\n"
     yield "| option | |\n|---|---|"

@@ -6,13 +6,16 @@ functions on the files. So all three mean the same by the same words.
 
 from typing import Any
 
-from gateway.admin import cache, keys, teams
+from gateway.admin import backup, cache, keys, logs, teams, usage
 from gateway.admin.operation import Operation, Rooms
 
 OPERATIONS: tuple[Operation[Any], ...] = (
     *keys.OPERATIONS,
     *teams.OPERATIONS,
+    *usage.OPERATIONS,
+    *logs.OPERATIONS,
     *cache.OPERATIONS,
+    *backup.OPERATIONS,
 )
 
 __all__ = ["OPERATIONS", "Operation", "Rooms"]

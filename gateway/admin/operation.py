@@ -16,6 +16,7 @@ import msgspec
 from gateway.errors import InvalidRequest
 from gateway.keys.register import Register, nothing_kept
 from gateway.ports import Cache, Clock
+from gateway.usage.reader import Reader, no_books
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,7 @@ class Rooms:
     clock: Clock
     skipped: Callable[[], Mapping[str, float]] = dict
     keys: Register = field(default_factory=nothing_kept)
+    books: Reader = field(default_factory=no_books)
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -48,6 +50,7 @@ class Operation(Generic[A]):
     does: Callable[[Rooms, A], Awaitable[object]]
     answer: str
     refusals: Mapping[int, str] = field(default_factory=dict)
+    local: bool = False  # for who may use the machine's files: on the control socket alone
 
     @property
     def in_path(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from gateway.config import Cache, Config, Size
 from gateway.control import CONNECT, ControlClient, NoAnswer, NoServer
 from gateway.errors import GatewayError
 from gateway.keys.store import DataError, DataInUse, lock_data, open_register
+from gateway.usage.reader import Reader
 
 TRIES = 200  # while the lock is held and nobody listens: a server starts or stops, or a command
 STEP = 0.05  # seconds between two of them
@@ -148,16 +149,18 @@ def _on_files(config: Config, data: Path, makes: bool) -> Iterator[Local]:
     clock, folder = SystemClock(), data / "cache"
     cache = TwoTier(_section(config.cache, there=folder.is_dir()), folder, clock)
     keys = open_register(data, clock, make=makes)
+    books = Reader(data, config.quota.timezone)
     with asyncio.Runner() as runner:
         runner.run(cache.start())
         try:
             if folder.is_dir() and (state := cache.stats().disk.state) != "open":
                 raise Unreachable(f"{folder} cannot be read ({state})")
             runner.run(keys.start())
-            yield Local(Rooms(cache, clock, keys=keys), runner)
+            yield Local(Rooms(cache, clock, keys=keys, books=books), runner)
         finally:
             runner.run(cache.close())
             runner.run(keys.close())
+            books.close()
 
 
 def _section(section: Cache, *, there: bool) -> Cache:

@@ -60,15 +60,16 @@ def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows([_plain(value) for value in row] for row in rows)
+    writer.writerows([plain(value) for value in row] for row in rows)
     return page.getvalue().rstrip("\n")
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
+    """A value as a cell has it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, list | tuple):
-        return ",".join(map(_plain, value))
+        return ",".join(map(plain, value))
     return "" if value is None else str(value)
 
 
@@ -82,7 +83,7 @@ def _cell(name: str, value: Any) -> str:
     last = name.rpartition(".")[2]
     if type(value) is int and last in ("bytes", "queued_bytes", "limit"):
         return _size(value)
-    shown = visible(_plain(value)) or "-"
+    shown = visible(plain(value)) or "-"
     return shown if len(shown) <= WIDEST else shown[: WIDEST - 1] + "…"
 
 

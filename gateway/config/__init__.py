@@ -2,7 +2,8 @@
 
 Pure: text and environment in, a `Config` out; reading files is the job of `gateway/watch.py`.
 Behind this door, in order: sections (what there is), units, document (YAML with lines), environment
-(`${NAME}`), structure (types), addresses, checks (rules between settings), loader, view.
+(`${NAME}`), structure (types), addresses, finding, books and checks (rules between settings),
+loader, view.
 """
 
 from gateway.config.addresses import is_loopback, upstream_base

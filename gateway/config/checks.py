@@ -7,12 +7,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from ipaddress import ip_network
 from urllib.parse import SplitResult
-from zoneinfo import ZoneInfo
-
-from attrs import evolve, field, frozen
 
 from gateway.config.addresses import (
     binds_collide,
@@ -24,7 +20,8 @@ from gateway.config.addresses import (
     leads_to,
     port_of,
 )
-from gateway.config.document import Way
+from gateway.config.books import books
+from gateway.config.finding import Finding, Findings, positive
 from gateway.config.sections import (
     TLS,
     Admin,
@@ -32,29 +29,9 @@ from gateway.config.sections import (
     Cache,
     Config,
     Keys,
-    ModelSection,
-    Quota,
     Server,
-    TierPrice,
     UpstreamSection,
-    Usage,
 )
-
-
-@frozen
-class Finding:
-    """A rule that is broken, where it shows, and which other values it rests on."""
-
-    way: Way
-    message: str
-    others: tuple[Way, ...] = field(default=())
-
-    def below(self, *way: str | int) -> Finding:
-        others = tuple((*way, *other) for other in self.others)
-        return evolve(self, way=(*way, *self.way), others=others)
-
-
-Findings = Iterator[Finding]
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -88,17 +65,9 @@ def check(config: Config) -> list[Finding]:
         *_upstreams(config),
         *(finding.below("keys") for finding in _keys(config.keys)),
         *(finding.below("cache") for finding in _cache(config.cache)),
-        *(finding.below("models") for finding in _models(config.models)),
-        *(finding.below("quota") for finding in _quota(config.quota)),
-        *(finding.below("usage") for finding in _usage(config.usage)),
+        *books(config),
         *_open(config),
     ]
-
-
-def _positive(section: object, *names: str) -> Findings:
-    for name in names:
-        if (value := getattr(section, name)) is not None and value <= 0:
-            yield Finding((name,), "must be above 0")
 
 
 # The two planes -----------------------------------------------------------------------------------
@@ -122,7 +91,7 @@ def _tls(tls: TLS) -> Findings:
 
 def _server(server: Server) -> Findings:
     yield from _bind(server)
-    yield from _positive(
+    yield from positive(
         server,
         *("body_limit", "body_budget", "upload_limit", "header_timeout", "body_timeout"),
         *("keepalive_timeout", "slow_reader", "max_connections", "max_in_flight"),
@@ -229,9 +198,9 @@ def _upstream(upstream: UpstreamSection) -> Findings:
         yield Finding(("max_tokens_field",), "a field's name is wanted: max_tokens")
     if upstream.proxy not in ("env", "none") and not _is_bare(http_url(upstream.proxy)):
         yield Finding(("proxy",), "env, none or a URL is wanted: http://proxy.example:3128")
-    for finding in _positive(upstream.timeouts, "connect", "first_byte", "idle", "total"):
+    for finding in positive(upstream.timeouts, "connect", "first_byte", "idle", "total"):
         yield finding.below("timeouts")
-    yield from _positive(upstream, "max_connections", "keepalive", "cache_ttl")
+    yield from positive(upstream, "max_connections", "keepalive", "cache_ttl")
     if upstream.delay and not is_echo(upstream.base_url):
         yield Finding(("delay",), "only for the built-in 'echo:'", (("base_url",),))
 
@@ -338,7 +307,7 @@ def _open(config: Config) -> Findings:
 
 
 def _cache(cache: Cache) -> Findings:
-    yield from _positive(cache, "ttl", "max_ttl", "max_entry", "disk_deadline")
+    yield from positive(cache, "ttl", "max_ttl", "max_entry", "disk_deadline")
     if cache.ttl > cache.max_ttl:
         yield Finding(("ttl",), "longer than max_ttl", (("max_ttl",),))
     if 0 < cache.size_limit < _ENTRIES_AT_LEAST * cache.max_entry:
@@ -355,13 +324,13 @@ def _cache(cache: Cache) -> Findings:
         if not _FIELD.fullmatch(word):
             yield Finding(("finish_reasons", index), "a finish reason is wanted: stop")
     yield from _cache_rules(cache)
-    for finding in _positive(cache.abandoned, "time"):
+    for finding in positive(cache.abandoned, "time"):
         yield finding.below("abandoned")
 
 
 def _cache_rules(cache: Cache) -> Findings:
     for index, rule in enumerate(cache.models):
-        for finding in _positive(rule, "ttl"):
+        for finding in positive(rule, "ttl"):
             yield finding.below("models", index)
         if rule.ttl is not None and rule.ttl > cache.max_ttl:
             yield Finding(("models", index, "ttl"), "longer than max_ttl", (("max_ttl",),))
@@ -392,34 +361,3 @@ def warnings(config: Config) -> list[str]:
         if upstream.share_api_key and not upstream.api_key:
             found.append(f"{here}.share_api_key: there is no api_key to share")
     return found
-
-
-# Books --------------------------------------------------------------------------------------------
-
-
-def _models(models: list[ModelSection]) -> Findings:
-    for index, model in enumerate(models):
-        if not model.name.strip():
-            yield Finding((index, "name"), "a model's name or a pattern is wanted")
-        if (model.input is None) != (model.output is None):
-            given, missing = ("output", "input") if model.input is None else ("input", "output")
-            yield Finding((index, given), f"needs {missing} too", ((index, missing),))
-        if model.input is None and (model.cached_input is not None or model.tiers):
-            given = "tiers" if model.cached_input is None else "cached_input"
-            yield Finding((index, given), "needs input and output too", ((index, "input"),))
-        for finding in _positive(model, "context_tokens"):
-            yield finding.below(index)
-        for tier, price in model.tiers.items():
-            if price == TierPrice():
-                yield Finding((index, "tiers", tier), "says no price: input, output, cached_input")
-
-
-def _quota(quota: Quota) -> Findings:
-    try:
-        ZoneInfo(quota.timezone)
-    except (ValueError, OSError, LookupError):
-        yield Finding(("timezone",), "a time zone's name is wanted: UTC, Europe/Berlin")
-
-
-def _usage(usage: Usage) -> Findings:
-    yield from _positive(usage, "commit_wait", "keep")

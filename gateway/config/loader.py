@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 
 from attrs import evolve
 
-from gateway.config.checks import Finding, check
+from gateway.config.checks import check
 from gateway.config.document import (
     ConfigError,
     Fault,
@@ -25,6 +25,7 @@ from gateway.config.document import (
     spell,
 )
 from gateway.config.environment import Environment, expand
+from gateway.config.finding import Finding
 from gateway.config.sections import Config, Secret
 from gateway.config.structure import BaseValidationError, problems, structure
 from gateway.config.view import RESTART

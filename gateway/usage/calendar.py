@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
 
+from gateway.config import parse_duration
+
 QUARTER = 900  # seconds
 QUARTER_MS = QUARTER * 1000
 DAY = timedelta(days=1)
@@ -45,3 +47,21 @@ def window_starts(now: float, zone: ZoneInfo) -> dict[str, int]:
         "week": start_of(today - today.weekday() * DAY, zone),
         "month": start_of(today.replace(day=1), zone),
     }
+
+
+def moment(text: str, now: float, zone: ZoneInfo, *, end: bool = False) -> float:
+    """Seconds since the epoch of what people write: `7d` before `now`, a day (2026-03-29) of the
+    zone, or a time (2026-03-29T12:00, in the zone where it names none). As an `end`, a day is in
+    it. ValueError."""
+    try:
+        return now - parse_duration(text)
+    except ValueError:
+        pass
+    try:
+        if len(text) == len("2026-03-29"):
+            day = date.fromisoformat(text)
+            return start_of(day + DAY if end else day, zone) * QUARTER
+        at = datetime.fromisoformat(text)
+        return (at if at.tzinfo is not None else at.replace(tzinfo=zone)).timestamp()
+    except (ValueError, OverflowError):
+        raise ValueError("a duration (7d), a day (2026-03-29) or a time is wanted") from None

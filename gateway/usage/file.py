@@ -120,7 +120,7 @@ class LedgerFile:
         found = self._execute(
             f"SELECT {', '.join(HELD)} FROM reservations WHERE boot != ?", (boot,)
         )
-        return [_reservation(dict(zip(HELD, values, strict=True))) for values in found.fetchall()]
+        return [reservation(values) for values in found.fetchall()]
 
     # -- what is too old ---------------------------------------------------------------------------
 
@@ -219,9 +219,11 @@ def is_environment(error: BaseException) -> bool:
     return isinstance(error, OSError) or (code is not None and code & 0xFF in ENVIRONMENT)
 
 
-def _reservation(values: dict[str, Any]) -> Reservation:
-    del values["boot"]
-    return Reservation(**values | {"at": values["at"] / 1000, "until": values["until"] / 1000})
+def reservation(values: Sequence[Any]) -> Reservation:
+    """The reservation of a row in HELD's order."""
+    given = dict(zip(HELD, values, strict=True))
+    del given["boot"]
+    return Reservation(**given | {"at": given["at"] / 1000, "until": given["until"] / 1000})
 
 
 def _array(texts: Sequence[bytes]) -> str:

@@ -206,7 +206,14 @@ class AdminPlane:
             raise Forbidden("Web pages may not call the admin plane ('Origin' was sent).")
         if request.method == "POST" and request.content_type != "application/json":
             raise UnsupportedEncoding("Send 'Content-Type: application/json'.")
-        if isinstance(request.protocol, _ControlConnection) or self._has_token(request):
+        if isinstance(request.protocol, _ControlConnection):
+            return
+        resource = request.match_info.route.resource  # None: no such path, or not this method
+        path = request.path if resource is None else resource.canonical
+        access = _ACCESS.get(path, Access.TOKEN)
+        if self._has_token(request):
+            if access is Access.SOCKET:
+                raise UnknownURL("There is nothing here; see /openapi.json.")
             return
         host = _host_name(request.headers.get("Host", ""))
         if not is_loopback(host) and host not in self._hosts:  # DNS rebinding
@@ -214,10 +221,9 @@ class AdminPlane:
                 "Without the admin token this is answered under a loopback name, or one that "
                 "stands in admin.hosts."
             )
-        resource = request.match_info.route.resource  # None: no such path, or not this method
-        path = request.path if resource is None else resource.canonical
-        access = _ACCESS.get(path, Access.TOKEN)
-        if access is Access.TOKEN or (access is Access.LOOPBACK and not self._is_near(request)):
+        if access in {Access.TOKEN, Access.SOCKET} or (
+            access is Access.LOOPBACK and not self._is_near(request)
+        ):
             raise NoAdminToken
 
     def _has_token(self, request: web.Request) -> bool:

@@ -19,6 +19,7 @@ class Access(StrEnum):
     OPEN = "anyone"
     LOOPBACK = "loopback peers, everybody with metrics.open, else the token"
     TOKEN = "the token"
+    SOCKET = "the control socket; on the admin plane it is not there"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,7 @@ ROUTES: tuple[Route, ...] = (
     *(
         Route(
             one.path,
-            Access.TOKEN,
+            Access.SOCKET if one.local else Access.TOKEN,
             one.summary,
             {200: one.answer},
             method=one.method,
@@ -79,7 +80,7 @@ def openapi() -> dict[str, Any]:
     members = {name: text for name in ("message", "type", "param", "code")}
     error = {"type": "object", "properties": members, "required": list(members)}
     paths: dict[str, dict[str, Any]] = {}
-    for route in ROUTES:
+    for route in (one for one in ROUTES if one.access is not Access.SOCKET):
         paths.setdefault(route.path, {})[route.method.lower()] = _operation(route)
     return {
         "openapi": "3.1.0",

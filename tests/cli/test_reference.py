@@ -23,7 +23,7 @@ def commands(command: click.Command, *names: str) -> Iterator[tuple[str, click.C
     if isinstance(command, click.Group):
         for name, inner in command.commands.items():
             yield from commands(inner, *names, name)
-    else:
+    if not isinstance(command, click.Group) or command.invoke_without_command:
         yield " ".join(names), command
 
 

@@ -161,7 +161,8 @@ async def test_the_description_has_every_route_and_every_route_exists():
         described = json.loads(answer.body)
         assert described["openapi"] == "3.1.0"
         found = {(path, one) for path, methods in described["paths"].items() for one in methods}
-        assert found == {(route.path, route.method.lower()) for route in ROUTES}
+        here = [route for route in ROUTES if route.access is not Access.SOCKET]
+        assert found == {(route.path, route.method.lower()) for route in here}
         for path, method in sorted(found):
             operation = described["paths"][path][method]
             json_body = [] if method == "get" else ["Content-Type: application/json"]

@@ -202,7 +202,6 @@ def test_what_is_not_converted_makes_its_own_call(caching: Gateway, up: Scripted
     model = up.play(parted(hello(usage=False)), reply(completion()))
     with clients(caching, chat(model, stream=True)) as (leader,):
         events = Events(leader)
-        events.next()  # it has launched: who comes now boards
         with clients(caching, chat(model)) as (other,):
             looked.wait(2)
             up.go(model)

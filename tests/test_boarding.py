@@ -85,7 +85,9 @@ async def scene(
         if isinstance(reply, FakeReply):
             reply.story = story
     # Without a disk a look-up never leaves the loop, so `settle` is enough to know where all are.
-    section = evolve(section or Cache(), size_limit=Size(4 << 30 if disk else 0), disk_deadline=Duration(60))
+    section = evolve(
+        section or Cache(), size_limit=Size(4 << 30 if disk else 0), disk_deadline=Duration(60)
+    )
     upstream = FakeUpstream(story, *replies)
     cache = TwoTier(section, tmp_path / "cache", FakeClock())
     await cache.start()

@@ -18,7 +18,7 @@ import msgspec
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage import calendar
-from gateway.usage.migrations import FIGURES, migrate
+from gateway.usage.migrations import FIGURES, migrate, refuse_newer, version_of
 from gateway.usage.rows import COLUMNS, Row, scrubbed
 
 BUSY = 250  # milliseconds that SQLite waits for a lock, before it is tried again
@@ -78,7 +78,10 @@ class LedgerFile:
         os.close(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600))
         self._db = sqlite3.connect(self._path, isolation_level=None)
         self._execute(f"PRAGMA busy_timeout = {FIRST_BUSY if first else BUSY}")
-        self._execute("PRAGMA auto_vacuum = INCREMENTAL")  # heard only while the file is empty
+        version = version_of(self._db)
+        refuse_newer(version, self._path)  # before anything is written
+        if version == 0:
+            self._execute("PRAGMA auto_vacuum = INCREMENTAL")  # heard only while it is empty
         self._execute("PRAGMA journal_mode = WAL")
         self._execute(f"PRAGMA synchronous = {'FULL' if self._full_sync else 'NORMAL'}")
         self._execute("PRAGMA temp_store = MEMORY")

@@ -1,0 +1,93 @@
+"""Steps run once, in order, forwards only; the copy from before stands beside the file (L3)."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+from contextlib import closing
+
+import pytest
+
+from gateway.config import Usage
+from gateway.usage.ledger import NAME, SQLiteLedger
+from gateway.usage.migrations import MIGRATIONS, LedgerError, migrate, version_of
+from gateway.usage.reader import reading
+from tests.usage.samples import SetClock, book, call, open_ledger
+
+
+@pytest.fixture
+def base(tmp_path):
+    with closing(sqlite3.connect(tmp_path / NAME, isolation_level=None)) as opened:
+        yield opened
+
+
+def one(connection):
+    connection.execute("CREATE TABLE one (a)")
+
+
+def two(connection):
+    connection.execute("INSERT INTO one VALUES (2)")
+
+
+def broken(connection):
+    connection.execute("INSERT INTO one VALUES (3)")
+    connection.execute("CREATE TABLE one (a)")
+
+
+def test_each_step_runs_once(base, tmp_path):
+    path = tmp_path / NAME
+    migrate(base, path, [one])
+    migrate(base, path, [one, two])
+    migrate(base, path, [one, two])
+    assert base.execute("SELECT * FROM one").fetchall() == [(2,)]
+    assert version_of(base) == 2
+
+
+def test_before_an_upgrade_there_is_a_copy_and_none_for_a_new_file(base, tmp_path):
+    path = tmp_path / NAME
+    migrate(base, path, [one])
+    assert [p.name for p in tmp_path.iterdir()] == [NAME]
+    migrate(base, path, [one, two])
+    copy = tmp_path / f"{NAME}.v1"
+    assert stat.S_IMODE(copy.stat().st_mode) == 0o600
+    with closing(sqlite3.connect(copy)) as old:
+        assert old.execute("SELECT * FROM one").fetchall() == []
+        assert version_of(old) == 1
+
+
+def test_a_step_that_fails_leaves_nothing_of_itself(base, tmp_path):
+    path = tmp_path / NAME
+    migrate(base, path, [one])
+    with pytest.raises(LedgerError, match=r"step 3 .*ledger\.db\.v1"):
+        migrate(base, path, [one, two, broken])
+    assert version_of(base) == 2
+    assert base.execute("SELECT * FROM one").fetchall() == [(2,)]
+
+
+def test_a_newer_file_is_refused(base, tmp_path):
+    path = tmp_path / NAME
+    migrate(base, path, [one, two])
+    with pytest.raises(LedgerError, match="newer gateway"):
+        migrate(base, path, [one])
+
+
+async def test_the_start_refuses_a_newer_file_and_leaves_it_alone(tmp_path):
+    await book(tmp_path, call(1))
+    with closing(sqlite3.connect(tmp_path / NAME)) as other:
+        other.execute(f"PRAGMA user_version = {len(MIGRATIONS) + 1}")
+    before = (tmp_path / NAME).read_bytes()
+    ledger = SQLiteLedger(tmp_path, Usage(), "UTC", SetClock(), "boot")
+    with pytest.raises(LedgerError, match="newer gateway"):
+        await ledger.start()
+    assert (tmp_path / NAME).read_bytes() == before
+    with pytest.raises(LedgerError, match="newer gateway"), reading(tmp_path / NAME):
+        pass
+
+
+async def test_an_older_file_is_not_read_before_its_upgrade(tmp_path):
+    async with open_ledger(tmp_path):
+        pass
+    with closing(sqlite3.connect(tmp_path / NAME)) as other:
+        other.execute("PRAGMA user_version = 0")
+    with pytest.raises(LedgerError, match="older form"), reading(tmp_path / NAME):
+        pass

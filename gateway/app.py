@@ -132,6 +132,7 @@ class Gateway:
             instance=self.instance,
             body_limit=config.server.body_limit,
             upload_limit=config.server.upload_limit,
+            missing_usage=config.usage.on_missing_usage,
         )
         self.ops = Ops()
         self.edge = edge_of(config)
@@ -211,6 +212,7 @@ class Gateway:
         self.house.upstreams = self._build_upstreams(config)
         self.house.body_limit = config.server.body_limit
         self.house.upload_limit = config.server.upload_limit
+        self.house.missing_usage = config.usage.on_missing_usage
         self.plane.settings = config.server
         self.callers.reconfigure(config.keys, bind_is_loopback=is_loopback(self.config.server.host))
         self.boarding.reconfigure(config.cache)

@@ -167,6 +167,7 @@ class Summary:
     events: int = 0
     missing: str | None = None
     observer_errors: int = 0
+    content_bytes: int = 0  # of what the model said, as it stands in JSON; estimates need it
 
 
 @dataclass(frozen=True, slots=True)

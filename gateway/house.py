@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gateway.answers import Render
 from gateway.boarding import Boarding
 from gateway.calls import Calls
+from gateway.config import OnMissingUsage
 from gateway.leash import Leash
 from gateway.ports import Clock, Keys, Ledger, Penalty, Prices, Sink, Upstream
 
@@ -29,6 +30,7 @@ class House:
     instance: str  # this process's random id, for `Via`
     body_limit: int
     upload_limit: int
+    missing_usage: OnMissingUsage | None = None  # what is booked where usage did not come
     draining: bool = False
     flights: set[Leash] = field(default_factory=set)  # all in the air, to be cut at a stop
     streams: int = 0  # of them, those that answer a request with `stream: true`

@@ -47,6 +47,7 @@ from gateway.ports import (
 )
 from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.rules import choose, is_loop
+from gateway.usage.rules import missing_usage, prompt_bytes
 from gateway.wire.chat import ChatRequest, read_model
 
 log = logging.getLogger("gateway.pipeline")
@@ -90,6 +91,7 @@ class Pipeline:
             await way(trip)
         except ClientGone:
             trip.outcome, trip.error = Outcome.CLIENT_DISCONNECT, "client_disconnect"
+            await self._estimate(trip)
         except GatewayError as error:
             if isinstance(error, InvalidAPIKey):
                 await house.penalty.pay(trip.ask.client)
@@ -120,7 +122,19 @@ class Pipeline:
         """Put the row of an upstream call on the disk, before the answer's end is released."""
         if trip.caller is not None and not trip.committed:
             trip.committed = True
+            await self._estimate(trip)
             await self.house.ledger.commit(self._exchange(trip))
+
+    async def _estimate(self, trip: Trip) -> None:
+        """Tokens of an answer that came without usage, marked as an estimate (B3)."""
+        house = self.house
+        if house.missing_usage is None or trip.body is None or not trip.lacks_usage:
+            return
+        prompt = await house.calls.off_loop(prompt_bytes, trip.body)
+        said = trip.summary.content_bytes if trip.summary is not None else 0
+        trip.estimated = missing_usage(
+            house.missing_usage, status=200, prompt_bytes=prompt, content_bytes=said
+        )
 
     def _exchange(self, trip: Trip) -> Exchange:
         """The record as of now, priced."""
@@ -151,6 +165,7 @@ class Pipeline:
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
         body = await ask.body.read(house.body_limit)
+        trip.body = body
         known = await house.boarding.know(body)
         trip.mark("received", house.clock.monotonic())
         trip.model, trip.stream = known.request.model, known.request.stream

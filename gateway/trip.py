@@ -29,10 +29,12 @@ from gateway.exchange import (
 )
 from gateway.keys.rules import blotted
 from gateway.ports import Ask, CallTimes, Client, Prices
+from gateway.wire.findings import NOT_JSON, TOO_LARGE, UNOBSERVED
 from gateway.wire.headers import read_tags, read_trace_id
 from gateway.wire.observe import Observer
 
 FREE = Cost(0)
+UNREADABLE = frozenset({NOT_JSON, TOO_LARGE, UNOBSERVED})
 FROM_CACHE = Usage(source=UsageSource.CACHE)
 
 
@@ -61,6 +63,8 @@ class Trip:
     observer: Observer | None = None
     base_url: str = ""
     answered: int | None = None  # the upstream's status
+    body: bytes | None = None  # of a chat request
+    estimated: Usage | None = None  # in place of a usage that did not come
     committed: bool = False  # its row is in the ledger, or on its way
     cost: Cost = NO_COST
     saved_cost: Cost = NO_COST
@@ -79,8 +83,17 @@ class Trip:
         """The tokens that this request is booked with."""
         if self.cache in {CacheState.HIT, CacheState.JOINED}:
             return FROM_CACHE  # booked where the call was made
-        counts = self.answered == 200 and self.summary is not None
-        return (self.summary.usage if counts and self.summary else None) or NO_USAGE
+        if self.answered != 200 or self.summary is None:
+            return NO_USAGE
+        return self.summary.usage or self.estimated or NO_USAGE
+
+    @property
+    def lacks_usage(self) -> bool:
+        """The upstream worked on an answer, and did not say what it took (requirement B3)."""
+        summary = self.summary
+        if self.answered != 200 or self.body is None or summary is None or summary.usage:
+            return False
+        return bool(summary.content_bytes) or not (summary.error or summary.missing in UNREADABLE)
 
     def price(self, prices: Prices) -> None:
         """What the tokens cost, or would have cost."""

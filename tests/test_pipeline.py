@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from gateway.config import OnMissingUsage
 from gateway.errors import (
     Draining,
     InvalidAPIKey,
@@ -476,3 +477,53 @@ async def test_key_for_other_models_is_refused_before_anything_is_looked_up() ->
     assert client.status == 403
     assert json.loads(client.body)["error"]["code"] == "model_not_allowed"
     assert "call" not in story
+
+
+@pytest.mark.parametrize(
+    ("policy", "prompt", "completion", "source"),
+    [
+        (OnMissingUsage.ESTIMATE, 2, 2, UsageSource.ESTIMATED),
+        (OnMissingUsage.PROMPT_ONLY, 2, 0, UsageSource.ESTIMATED),
+        (OnMissingUsage.NONE, 0, 0, UsageSource.NONE),
+    ],
+)
+async def test_answer_without_usage_is_estimated_by_policy_and_marked(
+    policy: OnMissingUsage, prompt: int, completion: int, source: UsageSource
+) -> None:
+    """B3: six bytes of prompt (its role counts) and five of answer are two tokens each."""
+    story: list[Any] = []
+    answer = json.dumps(
+        {"choices": [{"index": 0, "message": {"content": "hello"}, "finish_reason": "stop"}]}
+    ).encode()
+    inside = house(story, FakeUpstream(story, FakeReply(story, [answer])))
+    inside.missing_usage = policy
+    await Pipeline(inside).chat(ask(CHAT), FakeClient(story))
+    usage = inside.sinks[0].only.usage  # type: ignore[attr-defined]
+    assert (usage.prompt_tokens, usage.completion_tokens, usage.source) == (
+        prompt, completion, source,
+    )  # fmt: skip
+
+
+async def test_client_that_leaves_mid_stream_is_booked_with_an_estimate_of_what_came() -> None:
+    story: list[Any] = []
+    client = FakeClient(story)
+    never = asyncio.Event()
+    reply = FakeReply(story, [delta("abcdefgh"), never], headers=SSE)
+    inside = house(story, FakeUpstream(story, reply))
+    inside.missing_usage = OnMissingUsage.ESTIMATE
+    task = asyncio.get_running_loop().create_task(Pipeline(inside).chat(ask(STREAM), client))
+    await client.written.wait()
+    client.leave()
+    await task
+    exchange = inside.sinks[0].only  # type: ignore[attr-defined]
+    assert exchange.outcome is Outcome.CLIENT_DISCONNECT
+    assert (exchange.usage.completion_tokens, exchange.usage.source) == (2, UsageSource.ESTIMATED)
+
+
+async def test_error_text_is_never_output() -> None:
+    story: list[Any] = []
+    error = event(error={"message": "content filter", "content": None})
+    inside = house(story, FakeUpstream(story, FakeReply(story, [error], headers=SSE)))
+    inside.missing_usage = OnMissingUsage.ESTIMATE
+    await Pipeline(inside).chat(ask(STREAM), FakeClient(story))
+    assert inside.sinks[0].only.usage.source is UsageSource.NONE  # type: ignore[attr-defined]

@@ -77,7 +77,7 @@ class Findings:
         """How many choices have their finish reason; 0 while one that was seen has none."""
         return len(self.reasons) if all(self.reasons.values()) else 0
 
-    def summary(self, complete: bool, missing: str, events: int, errors: int) -> Summary:
+    def summary(self, complete: bool, missing: str, events: int, errors: int, said: int) -> Summary:
         """`missing` is the reason where there is no usage and no better one is known."""
         better = MALFORMED if self.malformed else missing
         return Summary(
@@ -90,6 +90,7 @@ class Findings:
             events=events,
             missing=None if self.usage else better,
             observer_errors=errors,
+            content_bytes=said,
         )
 
 

@@ -100,6 +100,25 @@ _WITH_CHOICES = frozenset({"chat/completions", "completions"})
 _MATTERS = re.compile(rb'"(?:usage|finish_reason)"\s*:\s*(?:[^\sn"]|"[^"])').search
 
 
+# What the model said, in every place it may stand.
+_SAID = re.compile(
+    rb'"(?:content|refusal|reasoning_content|reasoning|arguments|text)"\s*+:\s*+'
+    rb'"((?:[^"\\]++|\\.)*+)"'  # possessive: linear whatever comes
+).findall
+
+
+def _content_bytes(data: bytes) -> int:
+    return sum(_utf8_bytes(said) if b"\\" in said else len(said) for said in _SAID(data))
+
+
+def _utf8_bytes(said: bytes) -> int:
+    """The length of what a JSON string's inside stands for."""
+    try:
+        return len(msgspec.json.decode(b'"' + said + b'"', type=str).encode())
+    except (msgspec.MsgspecError, UnicodeError):
+        return len(said)
+
+
 def _matters(data: bytes) -> bool:
     return b"error" in data or b"[DONE]" in data or _MATTERS(data) is not None
 
@@ -109,7 +128,8 @@ class StreamObserver:
     and then any clean end is a whole answer."""
 
     __slots__ = (
-        "_choices", "_closed", "_done", "_errors", "_events", "_findings", "_parts", "_splitter",
+        "_choices", "_closed", "_done", "_errors", "_events", "_findings", "_parts", "_said",
+        "_splitter",
     )  # fmt: skip
 
     form = Form.STREAM
@@ -119,7 +139,7 @@ class StreamObserver:
         self._splitter = sse.Splitter(hold)
         self._findings = Findings()
         self._done = self._closed = self._parts = False
-        self._events = self._errors = 0
+        self._events = self._errors = self._said = 0
 
     @property
     def saw_content(self) -> bool:
@@ -136,6 +156,7 @@ class StreamObserver:
             events = _plain_events(data)
             if events and not _matters(data):
                 self._events += events
+                self._said += _content_bytes(data)
                 return [data]
         return self._look(self._splitter.feed(data))
 
@@ -156,7 +177,7 @@ class StreamObserver:
         )
         complete = self._done or whole
         missing = TOO_LARGE if self._parts else NO_USAGE if complete else TRUNCATED
-        return findings.summary(complete, missing, self._events, self._errors)
+        return findings.summary(complete, missing, self._events, self._errors, self._said)
 
     def _look(self, events: list[bytes]) -> list[Piece]:
         """The events as pieces: what may go out together is one piece, and one write."""
@@ -197,6 +218,7 @@ class StreamObserver:
             self._done = True
             return EndEvent
         self._events += 1
+        self._said += _content_bytes(data)
         findings = self._findings
         if b"error" in event and sse.name(event) == b"error":
             findings.error = True
@@ -244,7 +266,7 @@ _read_body = msgspec.json.Decoder(_Body).decode
 class JSONObserver:
     """Watches a JSON answer: its bytes pass as they come, a copy (to `cap`) is read at the end."""
 
-    __slots__ = ("_cap", "_closed", "_copy", "_errors", "_findings", "_json", "_size")
+    __slots__ = ("_cap", "_closed", "_copy", "_errors", "_findings", "_json", "_said", "_size")
 
     form = Form.JSON
     torn = False
@@ -252,7 +274,7 @@ class JSONObserver:
     def __init__(self, cap: int = JSON_CAP) -> None:
         self._cap = cap
         self._copy: list[bytes] = []
-        self._size = self._errors = 0
+        self._size = self._errors = self._said = 0
         self._findings = Findings()
         self._closed = False
         self._json = True
@@ -280,6 +302,8 @@ class JSONObserver:
             except Exception:
                 self._json = False
                 self._errors += 1
+            if self._findings.usage is None:
+                self._said = _content_bytes(body)
         return []
 
     def cut(self) -> None:
@@ -296,7 +320,7 @@ class JSONObserver:
             missing = TOO_LARGE
         elif not self._json:
             missing = NOT_JSON
-        return findings.summary(complete, missing, 0, self._errors)
+        return findings.summary(complete, missing, 0, self._errors, self._said)
 
 
 def _members(body: bytes) -> dict[str, Any]:

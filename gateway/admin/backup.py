@@ -41,16 +41,20 @@ async def backup(rooms: Rooms, asked: Backup) -> dict[str, Any]:
     await rooms.books.settled()
     try:
         names = await asyncio.to_thread(_copy, rooms.books.path.parent, target)
-    except FileExistsError:
+    except _TakenError:
         raise InvalidRequest(f"'{target}' is there already. Name a new folder.") from None
     except (OSError, sqlite3.Error) as error:
         raise StorageError(f"There is no copy: {error}") from error
     return {"dir": str(target), "files": names}
 
 
+class _TakenError(Exception):
+    """Something is there already."""
+
+
 def _copy(data: Path, target: Path) -> list[str]:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(target)
+        raise _TakenError
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # 0700
     try:

@@ -82,7 +82,8 @@ def logs(context: click.Context, /, form: str, follow: bool, limit: int, **given
         return
     where = {name: given.pop(name) for name in ("config_path", "data")}
     with session(where) as house:
-        rows = _following(house, limit, given) if follow else _pages(house, limit, given)
+        page = _first(house, limit, follow, given)
+        rows = _following(house, page, given) if follow else _pages(house, page, limit, given)
         try:
             _show(rows, form, live=follow)
         except KeyboardInterrupt:
@@ -105,21 +106,23 @@ def show(request_id: str, form: str, **where: Any) -> None:
     output.record(found if form == "json" else figures(found), form)
 
 
-def _pages(house: House, limit: int, given: Mapping[str, Any]) -> Iterator[Row]:
+def _first(house: House, limit: int, follow: bool, given: Mapping[str, Any]) -> list[Row]:
+    """The first page: it is asked for before anything is shown, for it may be refused."""
+    found: list[Row] = house.ask(LOGS, follow=follow or None, limit=min(limit, PAGE), **given)
+    return found
+
+
+def _pages(house: House, page: list[Row], limit: int, given: Mapping[str, Any]) -> Iterator[Row]:
     """As many as asked for, page by page: memory stays flat."""
-    before = None
-    while limit > 0:
-        page = house.ask(LOGS, limit=min(limit, PAGE), before=before, **given)
+    while True:
         yield from page
-        if len(page) < min(limit, PAGE):
+        if len(page) < min(limit, PAGE) or (limit := limit - len(page)) <= 0:
             return
-        limit -= len(page)
-        before = page[-1]["id"]
+        page = house.ask(LOGS, limit=min(limit, PAGE), before=page[-1]["id"], **given)
 
 
-def _following(house: House, limit: int, given: Mapping[str, Any]) -> Iterator[Row]:
+def _following(house: House, page: list[Row], given: Mapping[str, Any]) -> Iterator[Row]:
     """The last ones, then each as it is booked."""
-    page = house.ask(LOGS, follow=True, limit=min(limit, PAGE), **given)
     while True:
         yield from page
         after = page[-1]["seq"] if page else None

@@ -75,7 +75,14 @@ class House:
         return json.loads(self.run(*words, "--format", "json"))
 
     def chat(
-        self, prompt: str, *, key: str, model: str = "echo", most: int = 99, control: str = ""
+        self,
+        prompt: str,
+        *,
+        key: str,
+        model: str = "echo",
+        most: int = 99,
+        control: str = "",
+        tags: str = "",
     ) -> tuple[str, str]:
         """The id of a request, and what the cache was to it; "gone" where nothing is kept."""
         assert self.gateway is not None
@@ -83,7 +90,7 @@ class House:
         body = {"model": model, "messages": messages, "max_tokens": most}
         with closing(http.client.HTTPConnection(*self.gateway.address, timeout=PATIENCE)) as wire:
             given = {"Content-Type": "application/json", "Authorization": f"Bearer {key}"}
-            given["Cache-Control"] = control
+            given |= {"Cache-Control": control, "X-Gateway-Tags": tags}
             wire.request("POST", "/v1/chat/completions", json.dumps(body), given)
             answer = wire.getresponse()
             answer.read()

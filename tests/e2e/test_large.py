@@ -29,7 +29,7 @@ BLOCK = bytes(range(256)) * 4096  # 1 MiB
 # What may be on its way between two ends: the gateway's window, and the kernel's buffers of two
 # connections.
 UNDERWAY = 24 * MB
-GROWTH = 24 * MB  # of the process's memory, over a transfer many times as large
+GROWTH = 40 * MB  # of the process's memory, over a transfer several times as large
 
 
 def upload(gateway: Gateway, path: str, blocks: int, *, chunked: bool) -> tuple[Answer, str]:

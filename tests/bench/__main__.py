@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from tests.bench import joins, start
+from tests.bench import joins, ledger, start
 
 if __name__ == "__main__":
-    sys.exit(0 if all([start.main(), joins.main()]) else 1)
+    sys.exit(0 if all([start.main(), joins.main(), ledger.main()]) else 1)

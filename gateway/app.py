@@ -37,7 +37,13 @@ from gateway.config import (
     warnings,
 )
 from gateway.errors import Draining
-from gateway.gauges import watch_access_log, watch_cache, watch_traffic, watch_upstream
+from gateway.gauges import (
+    watch_access_log,
+    watch_cache,
+    watch_ledger,
+    watch_traffic,
+    watch_upstream,
+)
 from gateway.house import House
 from gateway.journal.writer import open_access_log
 from gateway.keys.penalty import Penalty
@@ -170,6 +176,7 @@ class Gateway:
         watch_traffic(self.metrics, self.plane, self.house)
         watch_access_log(self.metrics, self.access_log)
         watch_cache(self.metrics, self.cache, self.boarding)
+        watch_ledger(self.metrics, self.ledger)
         listening = await self.plane.start()
         stack.callback(self.plane.close)
         watcher = Watcher(self.file, self._reload, self._keep)

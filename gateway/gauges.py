@@ -11,6 +11,7 @@ from gateway.journal.writer import AccessLog, NoAccessLog
 from gateway.metrics import Labels, Metrics
 from gateway.ports import Cache
 from gateway.upstream.stats import Stats
+from gateway.usage.ledger import SQLiteLedger
 from gateway.web.server import DataPlane
 
 TIERS = ("memory", "disk")
@@ -45,6 +46,27 @@ def watch_cache(metrics: Metrics, cache: Cache, boarding: Boarding) -> None:
     metrics.watch_all("gateway_cache_dropped_total", _by_reason(lambda: cache.stats().disk.dropped))
     metrics.watch("gateway_flights_open", lambda: boarding.in_the_air)
     metrics.watch("gateway_flights_abandoned", lambda: len(boarding.abandoned))
+
+
+def watch_ledger(metrics: Metrics, ledger: SQLiteLedger) -> None:
+    """What becomes of rows, and whether they can be written."""
+    metrics.watch_all("gateway_ledger_rows_total", partial(_rows, ledger))
+    metrics.watch_all(
+        "gateway_ledger_errors_total", _by_reason(lambda: dict(ledger.stats().figures.failures))
+    )
+    metrics.watch("gateway_ledger_rows_waiting", lambda: ledger.stats().backlog)
+    metrics.watch("gateway_ledger_down_seconds", lambda: ledger.stats().down_for)
+
+
+def _rows(ledger: SQLiteLedger) -> dict[Labels, float]:
+    stats = ledger.stats()
+    figures = stats.figures
+    return {
+        ("written",): figures.written,
+        ("recovered",): figures.recovered,
+        ("deleted",): figures.deleted,
+        ("dropped",): stats.dropped,
+    }
 
 
 def _by_tier(cache: Cache, figure: str) -> dict[Labels, float]:

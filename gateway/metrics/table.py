@@ -203,6 +203,23 @@ TABLE: tuple[Spec, ...] = (
         "Upstream calls that go on though all their clients have left, so that the answer is kept.",
     ),
     _counter(
+        "gateway_ledger_rows_total",
+        "result",
+        "Rows of the ledger. result: written, recovered (of calls that a crash left open), deleted "
+        "(too old), dropped (no room to wait, or never writable).",
+    ),
+    _counter(
+        "gateway_ledger_errors_total",
+        "reason",
+        "Tries to write to the ledger that failed, by SQLite's reason; the rows wait.",
+    ),
+    _gauge("gateway_ledger_rows_waiting", "", "Rows of the ledger that are not on the disk yet."),
+    _gauge(
+        "gateway_ledger_down_seconds",
+        "",
+        "For how long no row could be written; 0 when all is well.",
+    ),
+    _counter(
         "gateway_access_log_lines_total",
         "result",
         "Lines of the access log. result: written, dropped (queue full), failed, suppressed "

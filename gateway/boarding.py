@@ -6,6 +6,7 @@ the cache room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -87,7 +88,7 @@ class Boarding:
         self.abandoned = AbandonedFlights(section.abandoned)
         self._clock = clock
         self._calls = calls
-        self._known: dict[bytes, Known] = {}
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
         self._known_bytes = 0
         self._forms = Forms(calls)
         self._flights: dict[tuple[bytes, bool], Flight] = {}
@@ -108,13 +109,14 @@ class Boarding:
         if len(body) > KNOWN_LARGEST:
             return await self._calls.off_loop(self._study, body)
         raw = sha256(body).digest()
-        known = self._known.pop(raw, None)
+        known = self._known.get(raw)
         if known is None:
-            known = self._study(body)
+            known = self._known[raw] = self._study(body)
             self._known_bytes += len(body)
             while self._known_bytes > KNOWN_BYTES:
-                self._known_bytes -= len(self._known.pop(next(iter(self._known))).request.body)
-        self._known[raw] = known  # last again: the one not seen for longest goes first
+                self._known_bytes -= len(self._known.popitem(last=False)[1].request.body)
+        else:
+            self._known.move_to_end(raw)  # the one not seen for longest goes first
         return known
 
     def _study(self, body: bytes) -> Known:

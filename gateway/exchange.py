@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from msgspec import Struct
+
 HeaderList = list[tuple[str, str]]
 
 
@@ -170,8 +172,7 @@ class Summary:
     content_bytes: int = 0  # of what the model said, as it stands in JSON; estimates need it
 
 
-@dataclass(frozen=True, slots=True)
-class Timings:
+class Timings(Struct, frozen=True):
     """Milliseconds since the request's head had arrived; None where that point was never
     reached."""
 
@@ -193,8 +194,7 @@ class Timings:
         return max(0.0, self.total - self.upstream)
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(Struct, frozen=True):
     """One request, from its first byte to its end (requirement G8). Built once, by the pipeline."""
 
     id: str  # ULID, `X-Gateway-Request-Id`
@@ -227,15 +227,16 @@ class Exchange:
     upstream_request_id: str | None = None
     usage_missing: str | None = None
     client_retry: str | None = None  # the client's own `x-stainless-retry-count`
-    tags: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = {}  # msgspec copies an empty default
     trace: str | None = None  # W3C trace id, where the client sent one
 
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
+_PAIRS = [high + low for high in _CROCKFORD for low in _CROCKFORD]
 
 
 def ulid(ms: int, entropy: bytes) -> str:
     """A ULID of 26 characters from milliseconds since the epoch and 10 random bytes
     (github.com/ulid/spec)."""
     number = (ms & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(entropy[:10], "big")
-    return "".join(_CROCKFORD[(number >> shift) & 31] for shift in range(125, -1, -5))
+    return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])

@@ -5,6 +5,7 @@ Nothing here awaits, locks or does I/O: only the loop's thread comes here.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Iterable
 
 from gateway.entry import Entry, MemoryFigures, Selector, weight
@@ -17,7 +18,8 @@ class Memory:
 
     def __init__(self, limit: int) -> None:
         """`limit` in bytes, by `weight`."""
-        self._items: dict[bytes, Item] = {}
+        # Ordered: in a plain dict, finding the oldest walks over the holes of those that went.
+        self._items: OrderedDict[bytes, Item] = OrderedDict()
         self._limit = limit
         self._unswept: list[bytes] = []
         self._hits = self._misses = self._size = 0
@@ -25,13 +27,16 @@ class Memory:
 
     def find(self, key: bytes, now: float) -> Entry | None:
         """What is fresh of it; now the most recently used."""
-        item = self._items.pop(key, None)
+        item = self._items.get(key)
         if item is not None and now >= item[1]:
+            del self._items[key]
             item = self._trimmed(item, now)
+            if item is not None:
+                self._items[key] = item
         if item is None:
             self._misses += 1
             return None
-        self._items[key] = item
+        self._items.move_to_end(key)
         self._hits += 1
         return item[0]
 

@@ -7,7 +7,7 @@ Rule: `find` and `store` are a few look-ups on the loop's thread; only `fetch`, 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -125,7 +125,7 @@ class TwoTier:
         size_limit = section.size_limit
         self._disk = Disk(folder, clock, size_limit=size_limit) if size_limit else NoDisk()
         self._purges = Purges()
-        self._answered: dict[str, bytes] = {}
+        self._answered: OrderedDict[str, bytes] = OrderedDict()
         self._stored = self._refused = 0
         self._sweeper: asyncio.TimerHandle | None = None
 
@@ -172,7 +172,7 @@ class TwoTier:
         answered = self._answered
         answered[request_id] = key
         if len(answered) > REMEMBERED:
-            del answered[next(iter(answered))]
+            answered.popitem(last=False)
 
     async def lookup_request(self, request_id: str) -> tuple[bytes, Entry] | None:
         key = await self._key_of(request_id)

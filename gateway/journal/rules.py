@@ -7,11 +7,11 @@ and holds only what can be printed; no body and no credential is among the field
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from gateway.exchange import Caller, Cost, Exchange, Timings, Usage
 

@@ -11,6 +11,7 @@ import os
 import secrets
 import stat
 import time
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -219,7 +220,7 @@ class Callers:
         self._register, self._peppers, self._clock = register, register.peppers, clock
         self._admin = digest(admin_token)
         # By the whole token (CVE-2026-35030); with the wall second from which it is refused.
-        self._met: dict[str | None, tuple[Caller, float]] = {}
+        self._met: OrderedDict[str | None, tuple[Caller, float]] = OrderedDict()
         register.on_change = self._met.clear
         self.reconfigure(section, bind_is_loopback=bind_is_loopback)
 
@@ -235,7 +236,7 @@ class Callers:
         if met is None or (met[1] != NEVER and met[1] <= self._clock.now()):
             met = self._meet(token)
             if len(self._met) >= REMEMBERED:
-                del self._met[next(iter(self._met))]
+                self._met.popitem(last=False)
         self._met[token] = met  # last again: who was not met for longest is forgotten first
         return met[0]
 

@@ -9,10 +9,10 @@ import sqlite3
 import stat
 import threading
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.config import AfterCrash, Durability, Duration
 from gateway.config import Usage as Section

@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 
 from gateway.exchange import Caller, Cost, Exchange, Timings, Usage
 
 PATH = 512  # characters
 TEXT = 128
-READ = 4096  # of a name, before it is cut to what is shown
 TAGS = 8
 FINISH_REASONS = 16
 SECRET = 16  # characters from which a caller's token is blotted out of other fields
@@ -117,13 +115,6 @@ def rfc3339(at: float) -> str:
     """Seconds since the epoch as UTC with milliseconds."""
     stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
     return stamp.replace("+00:00", "Z")
-
-
-def bounded(exchange: Exchange) -> Exchange:
-    """The same without endless names: a full queue must not hold megabytes of them."""
-    names = {name: getattr(exchange, name) for name in ("model", "model_served")}
-    cut = {name: value[:READ] for name, value in names.items() if value and len(value) > READ}
-    return replace(exchange, **cut) if cut else exchange
 
 
 def _blotted(text: str, caller: Caller | None) -> str:

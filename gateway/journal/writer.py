@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from queue import Empty, SimpleQueue
 
 from gateway.exchange import Exchange
-from gateway.journal.rules import Bucket, bounded, line
+from gateway.journal.rules import Bucket, line
 from gateway.ports import Clock
 
 LINGER = 0.02  # seconds between two batches: waking for each line takes the loop's turns
@@ -72,7 +72,7 @@ class AccessLog:
         self._hurry = threading.Event()  # set at the end
         self._torn = False  # the last write broke off inside a line
         self._sick = False  # the last write failed
-        self._queue: SimpleQueue[tuple[Exchange, int] | _Reopen | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[bytes | _Reopen | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
@@ -86,8 +86,13 @@ class AccessLog:
         elif self._closed or self._queue.qsize() >= self._capacity:
             self.dropped += 1
         else:
-            self._queue.put((bounded(exchange), self._untold))
-            self._untold = 0
+            try:
+                # Made here: in the thread, it would wait for this thread's lock line by line.
+                self._queue.put(line(exchange, self._untold))
+                self._untold = 0
+            except Exception:  # one odd exchange costs its own line only (A11)
+                self.failed += 1
+                log.exception("request %s: no access line", exchange.id)
 
     def reopen(self) -> None:
         """Open the path anew, for who rotates logs; the old file stays in use where that fails."""
@@ -117,11 +122,11 @@ class AccessLog:
         if self._path is not None:
             os.close(self._descriptor)
 
-    def _next_batch(self) -> tuple[list[tuple[Exchange, int]], _Reopen | _Stop | None]:
+    def _next_batch(self) -> tuple[list[bytes], _Reopen | _Stop | None]:
         """Wait for one line and take what else is there, up to an order, which comes after it."""
-        batch: list[tuple[Exchange, int]] = []
+        batch: list[bytes] = []
         item = self._queue.get()
-        while isinstance(item, tuple):
+        while isinstance(item, bytes):
             batch.append(item)
             if len(batch) == BATCH:
                 return batch, None
@@ -131,8 +136,7 @@ class AccessLog:
                 return batch, None
         return batch, item
 
-    def _write(self, batch: Sequence[tuple[Exchange, int]]) -> None:
-        lines = self._encoded(batch)
+    def _write(self, lines: Sequence[bytes]) -> None:
         if not lines:
             return
         data = memoryview(b"".join([b"\n" if self._torn else b"", *lines]))
@@ -171,16 +175,6 @@ class AccessLog:
         self.written += whole
         self.failed += len(lines) - whole
         self._torn = left > 0
-
-    def _encoded(self, batch: Sequence[tuple[Exchange, int]]) -> list[bytes]:
-        lines: list[bytes] = []
-        for exchange, suppressed in batch:
-            try:
-                lines.append(line(exchange, suppressed))
-            except Exception:  # one odd exchange costs its own line only (A11)
-                self.failed += 1
-                log.exception("request %s: no access line", exchange.id)
-        return lines
 
     def _reopen(self) -> None:
         assert self._path is not None

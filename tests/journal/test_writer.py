@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from gateway.journal import writer
+from gateway.journal.rules import line
 from gateway.journal.writer import AccessLog, NoAccessLog, open_access_log
 from tests.exchanges import FixedClock, exchange
 
@@ -158,7 +159,7 @@ def test_a_full_disk_tears_no_later_line(tmp_path, monkeypatch, room):
     monkeypatch.setattr("os.write", write)
     monkeypatch.setattr(writer, "BATCH", 3)
     log = AccessLog(str(path), FixedClock())
-    batch = [(exchange(bytes_in=number), 0) for number in range(3)]
+    batch = [line(exchange(bytes_in=number)) for number in range(3)]
     log.close(TIMEOUT)  # the thread is done: the batches below are written here, one by one
     log._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND)
     log._write(batch)

@@ -70,6 +70,7 @@ log = logging.getLogger("gateway")
 
 CUT_GRACE = 5.0  # seconds for cut streams to be told and booked, at the end of a drain
 FLUSH = 5.0  # seconds for the access log to be written out
+PRICES = 1.0  # seconds from the start to the reading of the price data
 
 
 class Gateway:
@@ -182,7 +183,8 @@ class Gateway:
         watcher = Watcher(self.file, self._reload, self._keep)
         watcher.start()
         stack.push_async_callback(watcher.close)
-        self.prices.warm()  # now, so that it delays nothing
+        # Behind the first requests, which it would delay; who needs a price sooner reads it then.
+        asyncio.get_running_loop().call_later(PRICES, self.prices.warm)
         say(f"data plane on {_url(listening, config.server.tls.cert)}")
         say(f"admin plane on {_url(address, config.admin.tls.cert)}")
 

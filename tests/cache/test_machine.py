@@ -106,7 +106,7 @@ class Machine(RuleBasedStateMachine):
             self.loop.run_until_complete(self.cache.close())
             assert not sum(self.cache.stats().disk.errors.values())
             self.loop.close()
-            shutil.rmtree(self.folder)
+            shutil.rmtree(self.folder, ignore_errors=True)
 
 
 TestMachine = Machine.TestCase

@@ -69,6 +69,7 @@ AnyUpstream = HTTPUpstream | EchoUpstream
 log = logging.getLogger("gateway")
 
 CUT_GRACE = 5.0  # seconds for cut streams to be told and booked, at the end of a drain
+SWITCH = 0.001  # seconds
 FLUSH = 5.0  # seconds for the access log to be written out
 PRICES = 1.0  # seconds from the start to the reading of the price data
 
@@ -142,6 +143,7 @@ class Gateway:
             missing_usage=config.usage.on_missing_usage,
         )
         self.ops = Ops()
+        self.ops.check("ledger", self._books_are_kept)
         self.edge = edge_of(config)
         await self._open_planes(admin_token)
 
@@ -187,6 +189,11 @@ class Gateway:
         asyncio.get_running_loop().call_later(PRICES, self.prices.warm)
         say(f"data plane on {_url(listening, config.server.tls.cert)}")
         say(f"admin plane on {_url(address, config.admin.tls.cert)}")
+
+    def _books_are_kept(self) -> bool:
+        """Calls may go on for a while without the ledger's disk; then they are refused."""
+        allowed = self.config.usage.when_down
+        return allowed is None or self.ledger.stats().down_for <= allowed
 
     def _build_upstreams(self, config: Config) -> list[AnyUpstream]:
         """The configured upstreams; one whose section has not changed keeps its connections."""
@@ -299,6 +306,8 @@ def run(config: Config, file: ConfigFile) -> int:
     gateway = Gateway(config, file)
     for warning in warnings(config):
         say(f"warning: {warning}")
+    # Beside a busy loop the ledger's thread must not wait 5 ms for each turn: ends wait for it.
+    sys.setswitchinterval(SWITCH)
     try:
         with asyncio.Runner(loop_factory=loop_factory(config.server.event_loop)) as runner:
             runner.run(gateway.run())

@@ -99,10 +99,14 @@ def test_log_and_metrics_agree(start: Start, up: Scripted, closed_port: int) -> 
     samples = settled(gateway, number)
     assert total(samples, "gateway_requests_total") == number
     assert by(samples, "gateway_requests_total", "code") == Counter(str(x["status"]) for x in lines)
-    assert total(samples, "gateway_input_tokens_total") == sum(x["prompt_tokens"] for x in lines)
+    # Estimates have a counter of their own, and are in no sum of tokens (A10).
+    told = [x for x in lines if x["usage_source"] == "upstream"]
+    assert total(samples, "gateway_input_tokens_total") == sum(x["prompt_tokens"] for x in told)
     assert total(samples, "gateway_output_tokens_total") == sum(
-        x["completion_tokens"] for x in lines
+        x["completion_tokens"] for x in told
     )
+    estimated = [x for x in lines if x["usage_source"] == "estimated"]
+    assert total(samples, "gateway_usage_estimated_total") == len(estimated)
     assert total(samples, "gateway_streams_open") == 0
     assert total(samples, "gateway_upstream_queued") == 0
     assert Counter(x["outcome"] for x in lines) == {

@@ -84,6 +84,7 @@ class Writer:
         self._backoff = BACKOFF[0]
         self._tend_at = 0.0
         self._close_at: float | None = None
+        self._hurry = threading.Event()  # somebody waits
         self._opened = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="gateway-ledger", daemon=True)
@@ -100,6 +101,8 @@ class Writer:
     def put(self, item: Item) -> None:
         """Queue it. Never blocks."""
         self._queue.put(item)
+        if item.done is not None:
+            self._hurry.set()
 
     @property
     def backlog(self) -> int:
@@ -110,6 +113,7 @@ class Writer:
         """Write everything and end; what is not written within so many seconds is lost. Blocking,
         a second longer where the disk does not answer."""
         self._queue.put(self._clock.monotonic() + within)
+        self._hurry.set()
         self._thread.join(within + 1.0)
         if self._thread.is_alive():
             self.figures.lost = self.backlog
@@ -160,13 +164,18 @@ class Writer:
     def _gather(self) -> None:
         """Wait for something to do; take all that is there, and a moment longer where nobody
         waits."""
+        self._hurry.clear()
         self._take(self._patience())
+        self._take_rest()
+        if self._may_linger():
+            # Asleep until the time is over or somebody waits, not awake for each row: every waking
+            # takes a turn from the event loop.
+            self._hurry.wait(LINGER)
+            self._take_rest()
+
+    def _take_rest(self) -> None:
         for _ in range(self._queue.qsize()):
             self._take(0.0)
-        end = self._clock.monotonic() + LINGER
-        while self._may_linger() and (left := end - self._clock.monotonic()) > 0:
-            if not self._take(left):
-                return
 
     def _may_linger(self) -> bool:
         busy = self._awaited or self._flushes or self._retry_at or self._close_at

@@ -59,12 +59,18 @@ def send_whole(trip: Trip, status: int, headers: HeaderList, body: bytes) -> Non
     trip.client.finish()
 
 
+def note_error(trip: Trip, error: GatewayError) -> None:
+    """What the client will be told, where no head is out: its row is written before that."""
+    if not trip.client.started:
+        trip.status = 499 if trip.client.gone else error.status
+        if not isinstance(error, NotCached):
+            trip.cache = CacheState.NONE
+
+
 def send_error(trip: Trip, error: GatewayError, render: Render) -> None:
     """Tell the client what went wrong; where no form is left to tell it, cut the answer (B12)."""
     client = trip.client
     if not client.started:
-        if not isinstance(error, NotCached):
-            trip.cache = CacheState.NONE
         send_whole(trip, *render(error))
     elif trip.observer is not None and trip.observer.form is Form.STREAM:
         # An unfinished block that was handed out is ended first.

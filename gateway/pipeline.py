@@ -19,7 +19,7 @@ from functools import partial
 
 from msgspec.json import encode
 
-from gateway.answers import head_of, send_error, send_whole
+from gateway.answers import head_of, note_error, send_error, send_whole
 from gateway.boarding import Plan
 from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
 from gateway.errors import (
@@ -114,6 +114,7 @@ class Pipeline:
     async def _fail(self, trip: Trip, error: GatewayError) -> None:
         """An error is an end like any other: booked, if a call was made, before it is told."""
         trip.outcome, trip.error = outcome_of(error, trip.upstream is not None), error.code
+        note_error(trip, error)
         if trip.attempts:
             await self._commit(trip)
         send_error(trip, error, self.house.render)

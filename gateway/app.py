@@ -143,6 +143,7 @@ class Gateway:
             missing_usage=config.usage.on_missing_usage,
         )
         self.ops = Ops()
+        self.ops.check("ledger", self.ledger.works)
         self.ops.check("ledger", self._books_are_kept)
         self.edge = edge_of(config)
         await self._open_planes(admin_token)

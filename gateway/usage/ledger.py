@@ -65,10 +65,7 @@ class SQLiteLedger:
     def admit(self) -> None:
         """LedgerUnavailable once nothing could be written for longer than `usage.when_down`, or
         where no more rows fit into memory."""
-        allowed = self._section.when_down
-        too_long = allowed is not None and self._down_since is not None
-        too_long = too_long and self._down_for() >= (allowed or 0.0)
-        if too_long or self._writer.backlog >= MOST:
+        if not self.works():
             raise LedgerUnavailable(
                 "Usage cannot be written down at present, so no call is made. Try again soon.",
                 retry_after=RETRY_AFTER,
@@ -109,6 +106,13 @@ class SQLiteLedger:
         self._writer.put(_item(exchange))
 
     # -- for others --------------------------------------------------------------------------------
+
+    def works(self) -> bool:
+        """May a call be made now."""
+        allowed = self._section.when_down
+        too_long = allowed is not None and self._down_since is not None
+        too_long = too_long and self._down_for() >= (allowed or 0.0)
+        return not too_long and self._writer.backlog < MOST
 
     async def flush(self, within: float) -> bool:
         """Wait until all that was given is on the disk; False: it is not, after so many seconds."""

@@ -218,7 +218,7 @@ async def test_names_that_clients_choose_are_only_text(tmp_path, text):
 async def test_a_poison_row_is_set_apart_and_the_rest_is_written(tmp_path, caplog):
     """G1: isolated by splitting the batch, not lost with it."""
     async with open_ledger(tmp_path) as ledger:
-        poison = replace(call(500), bytes_in=None)  # type: ignore[arg-type]  # NOT NULL
+        poison = replace(call(500), bytes_in=None)  # NOT NULL
         rows = [call(n) for n in range(100)]
         await asyncio.gather(*map(ledger.commit, [*rows[:50], poison, *rows[50:]]))
         ledger.admit()

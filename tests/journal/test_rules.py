@@ -233,7 +233,6 @@ def test_times_are_utc_with_milliseconds(at, said):
     assert rfc3339(at) == said
 
 
-
 def test_a_flood_is_thinned_to_the_rate():
     bucket = Bucket(10)
     passed = sum(bucket.take(n / 1000) for n in range(10_000))  # 1,000 a second for 10 s

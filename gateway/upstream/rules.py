@@ -151,9 +151,10 @@ def choose(upstreams: Sequence[Upstream], model: str | None, kind: CallerKind) -
     for upstream in serving:
         if upstream.accepts(kind):
             return upstream
+    settings = "api_key" if kind is CallerKind.ISSUED else "passthrough, share_api_key"
     raise UpstreamNotAllowed(
         f"The upstream '{serving[0].name}' does not serve {kind.value} callers: "
-        "use another key, or ask the operator (passthrough, share_api_key)."
+        f"use another key, or ask the operator ({settings})."
     )
 
 

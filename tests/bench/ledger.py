@@ -152,8 +152,8 @@ async def ask(data: Path) -> bool:
 
 
 def _peak() -> float:
-    """Peak resident memory of this process in MiB. Not `ru_maxrss`: that is handed on over exec, and
-    would be the peak of who started this one (proc_pid_status(5), VmHWM)."""
+    """Peak resident memory of this process in MiB (proc_pid_status(5), VmHWM). Not `ru_maxrss`:
+    that is handed on over exec, and would be the peak of who started this one."""
     lines = Path("/proc/self/status").read_text("ascii").splitlines()
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM:"))
 

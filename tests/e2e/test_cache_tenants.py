@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.cached import Lookups, admin, ask, figures, state
+from tests.e2e.cached import Lookups, admin, ask, figures, on_disk, state
 from tests.e2e.conftest import Start, caching_config
 from tests.e2e.process import Gateway
 from tests.e2e.raw import CHAT, Events, Raw, chat, request
@@ -124,6 +124,7 @@ def test_the_others_entries_change_nothing_of_a_look_up(start: Start, up: Script
     gateway = start(caching_config(up))
     known, unknown = (answers(up, "x", prefix="own") for _ in range(2))
     ask(gateway, chat(known), ANN)
+    on_disk(gateway, 1)  # its own arrival is nothing that a look-up did
 
     def cost(model: str) -> tuple[int, ...]:
         before = figures(gateway)

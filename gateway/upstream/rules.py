@@ -14,6 +14,7 @@ from urllib.parse import quote, unquote_plus, unquote_to_bytes
 
 from gateway.config import UpstreamSection, upstream_base
 from gateway.config.addresses import is_echo
+from gateway.entry import is_like
 from gateway.errors import (
     InvalidAPIKey,
     MethodNotAllowed,
@@ -38,10 +39,10 @@ class Models:
     def __init__(self, patterns: Sequence[str], rename: Mapping[str, str]) -> None:
         self._rename = dict(rename)
         self._literals = dict.fromkeys([*(p for p in patterns if "*" not in p), *rename])
-        self._globs = [tuple(p.split("*")) for p in patterns if "*" in p]
+        self._globs = [p for p in patterns if "*" in p]
 
     def match(self, model: str) -> bool:
-        return model in self._literals or any(_glob(parts, model) for parts in self._globs)
+        return model in self._literals or any(is_like(model, p) for p in self._globs)
 
     def real(self, model: str) -> str:
         return self._rename.get(model, model)
@@ -64,20 +65,6 @@ class Models:
         for name in self._literals:
             found.setdefault(name, {"id": name, "object": "model", "created": 0, "owned_by": owner})
         return list(found.values())
-
-
-def _glob(parts: tuple[str, ...], text: str) -> bool:
-    """Parts in order, the first at the start, the last at the end: linear, as no regex is."""
-    head, *middle, tail = parts
-    if len(text) < len(head) + len(tail) or not (text.startswith(head) and text.endswith(tail)):
-        return False
-    at, end = len(head), len(text) - len(tail)
-    for part in middle:
-        at = text.find(part, at, end)
-        if at < 0:
-            return False
-        at += len(part)
-    return True
 
 
 # Callers ------------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
-"""No books and no prices: what stands in their place where there are none."""
+"""No books: what stands in their place where there are none."""
 
 from __future__ import annotations
 
-from gateway.exchange import Cost, Exchange, Reservation, Usage
+from gateway.exchange import Exchange, Reservation
 
 
 class NoLedger:
@@ -19,13 +19,3 @@ class NoLedger:
 
     def add(self, exchange: Exchange) -> None:
         """Not kept."""
-
-
-class NoPrices:
-    """Knows no price."""
-
-    def cost(
-        self, upstream: str, base_url: str, model: str, usage: Usage, service_tier: str | None
-    ) -> Cost:
-        """Unknown."""
-        return Cost()

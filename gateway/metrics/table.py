@@ -196,6 +196,55 @@ TABLE: tuple[Spec, ...] = (
         "reason",
         "Faults of the disk tier: each was a miss, never an error to a client (E3).",
     ),
+    _gauge(
+        "gateway_quota_limit",
+        "key kind",
+        "Limits of keys and teams. key: a key's name, or team:NAME; kind: rpm, tpm, "
+        "requests_per_day, tokens_per_day, tokens_per_month, budget (in dollars), max_parallel.",
+    ),
+    _gauge("gateway_quota_used", "key kind", "What is used of a limit in its open window."),
+    _gauge(
+        "gateway_quota_reserved",
+        "key kind",
+        "What calls under way hold of a limit, beside what is used.",
+    ),
+    _gauge(
+        "gateway_quota_reset_timestamp_seconds",
+        "key kind",
+        "When the open window of a limit ends, in seconds since the epoch; none where nothing "
+        "resets.",
+    ),
+    _counter(
+        "gateway_quota_rejections_total",
+        "key kind",
+        "Requests refused for a limit. key: whose limit it is, a key's name or team:NAME.",
+    ),
+    _counter(
+        "gateway_quota_warnings_total",
+        "key kind",
+        "Times that 80 % of a limit was passed, once for each window.",
+    ),
+    _counter(
+        "gateway_quota_clamped_total",
+        "key",
+        "Calls whose output cap was lowered to what was left of a limit.",
+    ),
+    _histogram(
+        "gateway_quota_wait_seconds",
+        "",
+        WAIT,
+        "Waiting for reservations of calls under way to settle (quota.wait).",
+    ),
+    _counter(
+        "gateway_quota_bound_exceeded_total",
+        "upstream",
+        "Calls that took more than the bound reserved for them; booked in full.",
+    ),
+    _counter(
+        "gateway_quota_overrun_tokens_total",
+        "upstream",
+        "Tokens that upstreams took beyond the bound reserved for a call; booked in full.",
+    ),
     _gauge("gateway_flights_open", "", "Upstream calls that equal requests may join."),
     _gauge(
         "gateway_flights_abandoned",

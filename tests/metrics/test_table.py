@@ -40,6 +40,7 @@ def test_no_label_could_hold_a_person_or_a_secret():
             "version",
             "python",
             "tier",
+            "kind",
         ]
     )
     assert {label for spec in TABLE for label in spec.labels} <= known

@@ -1,5 +1,6 @@
 """Metrics: the table of what there is (`table.py`) and the sink that counts it (`sink.py`)."""
 
+from gateway.metrics.page import markdown
 from gateway.metrics.sink import (
     Metrics,
     Snapshot,
@@ -8,9 +9,11 @@ from gateway.metrics.sink import (
     standard_registry,
     upstream_outcome,
 )
-from gateway.metrics.table import SPECS, TABLE, Labels, Spec, markdown
+from gateway.metrics.spec import Labels, Spec
+from gateway.metrics.table import ROOMS, SPECS, TABLE
 
 __all__ = [
+    "ROOMS",
     "SPECS",
     "TABLE",
     "Labels",

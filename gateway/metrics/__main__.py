@@ -2,7 +2,7 @@
 
 import sys
 
-from gateway.metrics.table import markdown
+from gateway.metrics.page import markdown
 
 if sys.argv[1:] != ["--markdown"]:
     sys.exit("usage: python -m gateway.metrics --markdown")

@@ -16,7 +16,8 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from gateway import __version__
 from gateway.config import UpstreamSection
 from gateway.exchange import CacheState, Caller, CallerKind, Exchange, Outcome, UsageSource
-from gateway.metrics.table import KEYS, MODELS, SERIES, SPECS, TABLE, Labels
+from gateway.metrics.spec import KEYS, MODELS, SERIES, Labels
+from gateway.metrics.table import SPECS, TABLE
 from gateway.ports import Clock
 
 OTHER = "other"

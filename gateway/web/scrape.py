@@ -18,6 +18,7 @@ from prometheus_client.metrics_core import (
     GaugeMetricFamily,
     HistogramMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.openmetrics import exposition as openmetrics
 from prometheus_client.utils import floatToGoString
@@ -93,6 +94,12 @@ def _family(spec: Spec, samples: dict[Labels, Value]) -> Metric:
             counts = zip(bounds, accumulate(row[:-1]), strict=True)
             histogram.add_metric(labels, buckets=list(counts), sum_value=row[-1])
         return histogram
+    if spec.type == "summary":
+        summary = SummaryMetricFamily(spec.name, spec.help, labels=spec.labels)
+        for labels, row in samples.items():
+            assert isinstance(row, list)
+            summary.add_metric(labels, count_value=row[0], sum_value=row[-1])  # type: ignore[arg-type]
+        return summary
     family = _SIMPLE[spec.type](spec.name, spec.help, labels=spec.labels)
     for labels, value in samples.items():
         assert not isinstance(value, list)

@@ -10,6 +10,7 @@ docs/errors.md).
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 
@@ -57,7 +58,7 @@ class GatewayError(Exception):
         if self.should_retry is not None:
             found.append(("x-should-retry", "true" if self.should_retry else "false"))
         if self.retry_after is not None:
-            found.append(("Retry-After", str(max(1, -int(-self.retry_after // 1)))))
+            found.append(("Retry-After", str(max(1, math.ceil(self.retry_after)))))
         return found
 
 
@@ -163,6 +164,31 @@ class RequestTooLarge(ClientError):
 class UnsupportedEncoding(ClientError):
     status = 415
     code = "unsupported_encoding"
+
+
+class RateLimited(GatewayError):
+    """A limit that frees itself within moments: a minute's, max-parallel, reservations that settle.
+
+    `retry-after-ms` is what openai-python reads before `Retry-After`: no second is waited in vain.
+    """
+
+    status = 429
+    code = "rate_limit_exceeded"
+
+    def headers(self) -> list[tuple[str, str]]:
+        found = super().headers()
+        if self.retry_after is not None:
+            found.append(("retry-after-ms", str(max(1, math.ceil(self.retry_after * 1000)))))
+        return found
+
+
+class InsufficientQuota(GatewayError):
+    """A day's, week's, month's or total limit is used up: repeating cannot mend it soon.
+    `retry_after` None: nothing resets it."""
+
+    status = 429
+    code = "insufficient_quota"
+    should_retry = False
 
 
 class ExpectationFailed(ClientError):

@@ -1,11 +1,11 @@
-"""Rules for what the books are told: prices, the time zone, what is kept."""
+"""Rules for what the books are told: prices, limits, the time zone, what is kept."""
 
 from __future__ import annotations
 
 from zoneinfo import ZoneInfo
 
 from gateway.config.finding import Finding, Findings, positive
-from gateway.config.sections import Config, ModelSection, Quota, TierPrice, Usage
+from gateway.config.sections import Config, DefaultLimits, ModelSection, Quota, TierPrice, Usage
 
 
 def books(config: Config) -> Findings:
@@ -40,6 +40,16 @@ def _quota(quota: Quota) -> Findings:
         ZoneInfo(quota.timezone)
     except (ValueError, OSError, LookupError):
         yield Finding(("timezone",), "a time zone's name is wanted: UTC, Europe/Berlin")
+    yield from positive(quota, "default_output", "clamp_min")
+    for finding in _limits(quota.default):
+        yield finding.below("default")
+
+
+def _limits(limits: DefaultLimits) -> Findings:
+    yield from positive(limits, *(name for name in limits.by_name if name != "per"))
+    if (limits.budget is None) != (limits.per is None):
+        given, missing = ("per", "budget") if limits.budget is None else ("budget", "per")
+        yield Finding((given,), f"needs {missing} too", ((missing,),))
 
 
 def _usage(usage: Usage) -> Findings:

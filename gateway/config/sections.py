@@ -9,11 +9,27 @@ from enum import StrEnum
 from typing import NewType
 from urllib.parse import urlsplit
 
-from attrs import field, frozen
+from attrs import asdict, field, frozen
 
 Size = NewType("Size", int)  # bytes; written 64MiB
 Duration = NewType("Duration", float)  # seconds; written 30s, 24h, 7d
 Price = NewType("Price", int)  # 10^-12 dollars per token; written 0.15, dollars per million tokens
+Money = NewType("Money", int)  # 10^-9 dollars; written 12.50
+Limit = NewType("Limit", int)  # a number of something; where it may be none, that is written none
+
+
+class Period(StrEnum):
+    """What a budget is for."""
+
+    DAY = "day"
+    WEEK = "week"
+    MONTH = "month"
+    TOTAL = "total"
+
+
+# Where one of these may be absent, that is written `none`. For a yes-or-no it would read as no, for
+# a price as free, and mean "as is usual": there it is not taken.
+NONE_IS_A_WORD = frozenset({Duration, Limit, Money, Period})
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -240,11 +256,62 @@ class Usage:
     keep: Duration | None = Duration(90 * 86_400)  # rows; sums stay. None: rows stay too
 
 
+class AtLimit(StrEnum):
+    """What becomes of a request whose bound is more than what is left."""
+
+    CLAMP = "clamp"  # its output cap is lowered to what is left
+    REJECT = "reject"
+    LAST_REQUEST = "last_request"  # it may complete, and is the last
+
+
+class CountHits(StrEnum):
+    """What an answer from the cache, or one that was joined, counts against."""
+
+    REQUESTS = "requests"  # limits on requests
+    ALL = "all"  # and those on tokens, with the tokens that it saved
+    NONE = "none"
+
+
+class Unpriced(StrEnum):
+    """What callers with a budget get of a model without a price."""
+
+    REJECT = "reject"
+    ALLOW = "allow"  # it is booked without a cost
+
+
+@frozen
+class DefaultLimits:
+    """What each caller may use, of what its key does not say itself; None: no limit."""
+
+    rpm: Limit | None = None  # requests a minute
+    tpm: Limit | None = None  # tokens a minute
+    requests_per_day: Limit | None = None
+    tokens_per_day: Limit | None = None
+    tokens_per_month: Limit | None = None
+    budget: Money | None = None
+    per: Period | None = None  # what the budget is for
+    max_parallel: Limit | None = None  # requests at a time
+
+    @property
+    def by_name(self) -> dict[str, int | str]:
+        """Those that are set, in the form of a key's own (`Grant.limits`)."""
+        given = asdict(self, filter=lambda _, value: value is not None)
+        return given if self.per is None else given | {"per": self.per.value}
+
+
 @frozen
 class Quota:
-    """`timezone`: where days, weeks and months begin."""
+    """What callers may use. `timezone`: where days, weeks and months begin."""
 
     timezone: str = "UTC"
+    default: DefaultLimits = DefaultLimits()
+    default_output: int = 4096  # tokens that a request without a cap may take, for each answer
+    at_limit: AtLimit = AtLimit.CLAMP
+    clamp_min: int = 256  # tokens of output; no cap is lowered further
+    wait: Duration = Duration(2)  # for open requests to settle; 0: not at all
+    count_hits: CountHits = CountHits.REQUESTS
+    hits_when_spent: bool = True  # answers from the cache where nothing is left
+    unpriced: Unpriced = Unpriced.REJECT
 
 
 @frozen

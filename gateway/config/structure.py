@@ -26,8 +26,18 @@ from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from gateway.config.document import Node, Scalar, Sequence, Table, Way
-from gateway.config.sections import Config, Duration, Price, Secret, SecretURL, Size
-from gateway.config.units import parse_duration, parse_price, parse_size
+from gateway.config.sections import (
+    NONE_IS_A_WORD,
+    Config,
+    Duration,
+    Limit,
+    Money,
+    Price,
+    Secret,
+    SecretURL,
+    Size,
+)
+from gateway.config.units import parse_duration, parse_money, parse_price, parse_size
 
 Hook = Callable[[Any, Any], Any]
 
@@ -179,10 +189,9 @@ def _duration(node: Any, _: Any) -> Duration:
     return duration
 
 
-def _duration_or_none(node: Any, kind: Any) -> Duration | None:
-    if isinstance(node, Scalar) and node.text == "none":
-        return None
-    return _duration(node, kind)
+def _money(node: Any, _: Any) -> Money:
+    money: Money = _measure(node, parse_money, "an amount in dollars (12.50)")
+    return money
 
 
 def _word(node: Any, kind: Any) -> Any:
@@ -231,8 +240,15 @@ def _mapping(kind: Any, converter: Converter) -> Hook:
 
 def _optional(kind: Any, converter: Converter) -> Hook:
     [base] = [arg for arg in typing.get_args(kind) if arg is not types.NoneType]
-    # `none` for a yes-or-no would read as no, and mean "as is usual": it is not taken there.
-    return _duration_or_none if base is Duration else converter.get_structure_hook(base)
+    inner: Hook = converter.get_structure_hook(base)
+    if base not in NONE_IS_A_WORD:
+        return inner
+
+    def hook(node: Any, _: Any) -> Any:
+        none = isinstance(node, Scalar) and node.text == "none"
+        return None if none else inner(node, base)
+
+    return hook
 
 
 _SCALARS: dict[Any, Hook] = {
@@ -242,6 +258,8 @@ _SCALARS: dict[Any, Hook] = {
     Size: _size,
     Duration: _duration,
     Price: _price,
+    Money: _money,
+    Limit: _whole,
     Secret: _secret,
     SecretURL: _secret,
     StrEnum: _word,

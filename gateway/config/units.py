@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from gateway.config.sections import Duration, Price, Size
+from gateway.config.sections import Duration, Money, Price, Size
 
 _BYTES = {
     "B": 1,
@@ -71,12 +71,12 @@ def parse_duration(text: str) -> Duration:
     return Duration(int(milliseconds) / 1000)
 
 
-def parse_money(text: str) -> int:
+def parse_money(text: str) -> Money:
     """Nano-dollars (10^-9), exact. `12.50` is 12,500,000,000."""
     found = _MONEY.fullmatch(text)
     if found is None:
         raise ValueError("an amount in dollars is wanted, at most 9 decimals: write 12.50")
-    return int(found[1]) * NANO + int((found[2] or "").ljust(9, "0"))
+    return Money(int(found[1]) * NANO + int((found[2] or "").ljust(9, "0")))
 
 
 def parse_price(text: str) -> Price:
@@ -85,6 +85,12 @@ def parse_price(text: str) -> Price:
     if found is None:
         raise ValueError("dollars per million tokens are wanted, at most 6 decimals: write 0.15")
     return Price(int(found[1] + (found[2] or "").ljust(6, "0")))
+
+
+def format_money(nano: int) -> str:
+    """The shortest writing that `parse_money` reads back to the same."""
+    whole, rest = divmod(nano, NANO)
+    return f"{whole}.{rest:09}".rstrip("0").removesuffix(".")
 
 
 def format_price(price: int) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import typing
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
 import attrs
 
-from gateway.config.sections import Config, Duration, Price, Secret, Size
-from gateway.config.units import format_duration, format_price, format_size
+from gateway.config.sections import NONE_IS_A_WORD, Config, Duration, Money, Price, Secret, Size
+from gateway.config.units import format_duration, format_money, format_price, format_size
 
 # Sockets are bound, files opened and the loop chosen once. `docs/configuration.md` says the same.
 RESTART = (
@@ -28,6 +29,13 @@ RESTART = (
     "quota.timezone",
     "usage.durability",
 )
+
+_WRITTEN: dict[Any, Callable[[Any], str]] = {
+    Duration: format_duration,
+    Size: format_size,
+    Price: format_price,
+    Money: format_money,
+}
 
 
 def masked(config: Config) -> dict[str, Any]:
@@ -67,10 +75,8 @@ def _shown(value: Any, kind: Any) -> Any:
 def _word(value: Any, declared: set[Any]) -> Any:
     if isinstance(value, Secret):
         return value.masked()
-    if Duration in declared:
-        return "none" if value is None else format_duration(value)
-    if Size in declared:
-        return format_size(value)
-    if Price in declared:
-        return None if value is None else format_price(value)
+    if value is None:
+        return "none" if declared & NONE_IS_A_WORD else None
+    for kind in declared & _WRITTEN.keys():
+        return _WRITTEN[kind](value)
     return value.value if isinstance(value, Enum) else value

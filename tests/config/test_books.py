@@ -40,6 +40,29 @@ models:
     assert shown["tiers"] == {"flex": {"input": "0.07", "output": None, "cached_input": None}}
 
 
+def test_default_limits_have_the_form_of_a_key_s_own() -> None:
+    """Money in nano-dollars, and only what is set (issue: quotas)."""
+    text = """
+quota:
+  default: {rpm: 30, tpm: none, tokens_per_day: 20000, budget: 12.50, per: month}
+"""
+    config = load(text, {}, open_nothing)
+    limits = {"rpm": 30, "tokens_per_day": 20_000, "budget": 12_500_000_000, "per": "month"}
+    assert config.quota.default.by_name == limits
+    assert type(config.quota.default.by_name["per"]) is str
+    shown = masked(config)["quota"]["default"]
+    assert (shown["rpm"], shown["tpm"], shown["budget"], shown["per"]) == (
+        30,
+        "none",
+        "12.5",
+        "month",
+    )
+
+
+def test_without_a_word_there_is_no_limit() -> None:
+    assert load("quota:\n  default:\n", {}, open_nothing).quota.default.by_name == {}
+
+
 @pytest.mark.parametrize(
     ("text", "path", "word"),
     [
@@ -55,6 +78,21 @@ models:
         ),
         ("quota: {timezone: Mars/Olympus}", "quota.timezone", "Europe/Berlin"),
         ("quota: {timezone: ../etc}", "quota.timezone", "Europe/Berlin"),
+        ("quota: {default_output: 0}", "quota.default_output", "above 0"),
+        ("quota: {clamp_min: 0}", "quota.clamp_min", "above 0"),
+        ("quota: {wait: none}", "quota.wait", "a duration"),
+        ("quota: {at_limit: none}", "quota.at_limit", "clamp, reject, last_request"),
+        ("quota: {count_hits: tokens}", "quota.count_hits", "requests, all, none"),
+        ("quota: {unpriced: free}", "quota.unpriced", "reject, allow"),
+        ("quota: {default: {rpm: 0}}", "quota.default.rpm", "above 0"),
+        ("quota: {default: {rpm: -1}}", "quota.default.rpm", "above 0"),
+        ("quota: {default: {tpm: 1.5}}", "quota.default.tpm", "a whole number"),
+        ("quota: {default: {rpd: 5}}", "quota.default.rpd", "unknown name"),
+        ("quota: {default: {per: day}}", "quota.default.per", "needs budget too"),
+        ("quota: {default: {budget: 5}}", "quota.default.budget", "needs per too"),
+        ("quota: {default: {budget: 0, per: day}}", "quota.default.budget", "above 0"),
+        ("quota: {default: {budget: $5, per: day}}", "quota.default.budget", "write 12.50"),
+        ("quota: {default: {budget: 5, per: year}}", "quota.default.per", "day, week, month"),
         ("usage: {keep: 0}", "usage.keep", "above 0"),
         ("usage: {commit_wait: 0}", "usage.commit_wait", "above 0"),
         ("usage: {durability: none}", "usage.durability", "process, power"),

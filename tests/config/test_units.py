@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from gateway.config import (
     format_duration,
+    format_money,
     format_size,
     parse_duration,
     parse_money,
@@ -100,6 +101,7 @@ def test_a_duration_survives_its_writing(milliseconds: int) -> None:
 @given(st.integers(0, 10**21 - 1))
 def test_money_is_exact_to_a_nano_dollar(nano: int) -> None:
     assert parse_money(f"{Decimal(nano).scaleb(-9):.9f}") == nano
+    assert parse_money(format_money(nano)) == nano
 
 
 @pytest.mark.parametrize(("text", "nano"), [("12.50", 12_500_000_000), ("0", 0), ("3", 3 * 10**9)])

@@ -50,7 +50,7 @@ fix: $(STAMPS)/dev  ## Put right what a tool can: lint, format, generated files
 	$(BIN)/python tools/generated
 
 .PHONY: bench
-bench: $(STAMPS)/dev  ## Measure: start to first answer, idle memory, and what else tests/bench/ holds
+bench: $(STAMPS)/dev $(STAMPS)/bench  ## Measure (ARGS='hit relay --quick' takes some cases, in seconds; ARGS=--help)
 	$(BIN)/python -m tests.bench $(ARGS)
 
 .PHONY: faults soak
@@ -115,5 +115,8 @@ $(OLD)/.stamp: tests/requirements-openai027.lock
 
 # Programs from Debian that the tests start: installed, or a plain word of what is missing.
 $(STAMPS)/servers: tests/debian-packages.txt tools/debian-packages $(STAMPS)/venv
+	tools/debian-packages $<
+	@touch $@
+$(STAMPS)/bench: tests/bench/debian-packages.txt tools/debian-packages $(STAMPS)/venv
 	tools/debian-packages $<
 	@touch $@

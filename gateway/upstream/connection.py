@@ -91,7 +91,7 @@ class Connection(asyncio.Protocol):
         self._bare = bare
         self._transport.write(request)
 
-    async def write(self, data: bytes, *, last: bool = False) -> None:
+    async def write(self, data: bytes | memoryview, *, last: bool = False) -> None:
         """More of the request; returns when there is room for more. ConnectionError."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError

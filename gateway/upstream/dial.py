@@ -34,6 +34,7 @@ KEEPALIVE_PROBES = {"TCP_KEEPIDLE": 60, "TCP_KEEPINTVL": 60, "TCP_KEEPCNT": 5}  
 
 _STATUS = re.compile(rb"HTTP/1\.[01] ([1-5][0-9][0-9])(?: [^\r\n]*)?\r\n")
 
+
 def tls_context(ca_file: str) -> ssl.SSLContext:
     """Who is trusted: `ca_file` alone, else the system's roots, else certifi's. Reads files.
 
@@ -263,5 +264,3 @@ def _socket(address: tuple[Any, ...]) -> socket.socket:
         if option := getattr(socket, name, None):
             made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
-
-

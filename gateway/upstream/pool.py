@@ -14,9 +14,7 @@ from gateway.upstream.faults import NoConnection
 class Pool:
     """The connections of one upstream within one running loop (`Home` of each)."""
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, dialer: Dialer, keepalive: float
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, dialer: Dialer, keepalive: float) -> None:
         """`keepalive`: seconds after which an idle connection is closed."""
         self.loop = loop
         self._dialer = dialer
@@ -40,19 +38,16 @@ class Pool:
 
     async def connect(self) -> Connection:
         """A new one. NoConnection; who gives up waiting leaves nothing behind."""
-        if self._closed:
-            raise NoConnection("the call could not be made")
+        self._check_open()
         made = Connection(self.loop, self)
         self._all.add(made)
         try:
             await self._dialer.dial(made)
+            self._check_open()
         except BaseException:
             self._all.discard(made)
             made.abort()
             raise
-        if self._closed:
-            made.abort()
-            raise NoConnection("the call could not be made")
         return made
 
     def abort(self) -> None:
@@ -60,6 +55,10 @@ class Pool:
         self._closed = True
         for connection in list(self._all):
             connection.kill()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise NoConnection("the call could not be made")
 
     # -- what a connection tells -------------------------------------------------------------------
 

@@ -51,7 +51,7 @@ class Upload:
                 break
             progress()
             if self._chunked:
-                await connection.write(b"%x\r\n%b\r\n" % (len(piece), piece))
+                await connection.write(b"".join((b"%x\r\n" % len(piece), piece, b"\r\n")))
                 continue
             self._left -= len(piece)
             if self._left < 0:

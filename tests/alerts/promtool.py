@@ -10,14 +10,15 @@ from typing import Any
 
 import yaml
 
+Rule = dict[str, Any]
+Series = dict[str, str]  # series: its values, in promtool's notation ("0+6x60")
+
 RULES = Path(__file__).parents[2] / "dashboards" / "prometheus" / "rules"
-FILES = sorted(RULES.glob("*.yml"))
+FILES = [RULES / "recording.yml", RULES / "alerts.yml"]
 GROUPS = [group for file in FILES for group in yaml.safe_load(file.read_text("utf-8"))["groups"]]
 ALL = [rule for group in GROUPS for rule in group["rules"]]
-ALERTS: dict[str, dict[str, Any]] = {rule["alert"]: rule for rule in ALL if "alert" in rule}
-RECORDED: dict[str, str] = {rule["record"]: rule["expr"] for rule in ALL if "record" in rule}
-
-Series = dict[str, str]  # series: its values, in promtool's notation ("0+6x60")
+ALERTS: dict[str, Rule] = {rule["alert"]: rule for rule in ALL if "alert" in rule}
+RECORDED: dict[str, Rule] = {rule["record"]: rule for rule in ALL if "record" in rule}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def promtool(*arguments: str) -> str:
     return ran.stdout + ran.stderr
 
 
-def run(folder: Path, every: str, series: Series, **expected: Any) -> None:
+def run(folder: Path, rules: list[Rule], every: str, series: Series, **expected: Any) -> None:
     """One unit test of promtool's. AssertionError, with its words, where it does not hold."""
     test = {
         "interval": every,
@@ -57,13 +58,25 @@ def run(folder: Path, every: str, series: Series, **expected: Any) -> None:
         **expected,
     }
     document = {
-        "rule_files": [str(file) for file in FILES],
+        "rule_files": ["rules.yml"],
         "evaluation_interval": every,
         "tests": [test],
     }
-    path = folder / "rules.test.yml"
+    groups = [{"name": "these", "rules": rules}]
+    (folder / "rules.yml").write_text(yaml.safe_dump({"groups": groups}), "utf-8")
+    path = folder / "test.yml"
     path.write_text(yaml.safe_dump(document, sort_keys=False), "utf-8")
     promtool("test", "rules", str(path))
+
+
+def needed_by(expr: str) -> list[Rule]:
+    """The recording rules that `expr` stands on, in their order: all others only take time."""
+    found = {
+        name
+        for direct in re.findall(r"\b\w+:\w+:\w+\b", expr)
+        for name in (direct, *(rule["record"] for rule in needed_by(RECORDED[direct]["expr"])))
+    }
+    return [rule for name, rule in RECORDED.items() if name in found]
 
 
 def expected(case: Case) -> list[dict[str, Any]]:
@@ -73,9 +86,7 @@ def expected(case: Case) -> list[dict[str, Any]]:
         {
             "exp_labels": {**firing.labels, "severity": rule["labels"]["severity"]},
             "exp_annotations": {
-                **{
-                    name: filled(text, firing.labels) for name, text in rule["annotations"].items()
-                },
+                **{name: filled(text, firing.labels) for name, text in rule["annotations"].items()},
                 "description": firing.description,
             },
         }

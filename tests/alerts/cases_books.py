@@ -149,8 +149,8 @@ BOOKS = (
         (
             Firing(
                 HERE,
-                "40k rows wait in memory to be written. Beyond 100,000 the rows of hits"
-                " and refusals are dropped; a crash loses all that wait.",
+                "40k rows wait in memory to be written. From 50,000 on rows of hits and refusals"
+                " are dropped, at 100,000 calls are refused; a crash loses all that wait.",
             ),
         ),
         at="20m",

@@ -7,11 +7,15 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote_plus
 
 import yaml
 
 Rule = dict[str, Any]
 Series = dict[str, str]  # series: its values, in promtool's notation ("0+6x60")
+
+LABEL = r"\{\{ \$labels\.(\w+) \}\}"
+QUOTED_LABEL = r"\{\{ \$labels\.(\w+) \| urlquery \}\}"
 
 RULES = Path(__file__).parents[2] / "dashboards" / "prometheus" / "rules"
 FILES = [RULES / "recording.yml", RULES / "alerts.yml"]
@@ -96,4 +100,5 @@ def expected(case: Case) -> list[dict[str, Any]]:
 
 def filled(text: str, labels: dict[str, str]) -> str:
     """The text with labels in their places: all that annotations but `description` may use."""
-    return re.sub(r"\{\{ \$labels\.(\w+) \}\}", lambda found: labels.get(found[1], ""), text)
+    text = re.sub(LABEL, lambda found: labels.get(found[1], ""), text)
+    return re.sub(QUOTED_LABEL, lambda found: quote_plus(labels.get(found[1], "")), text)

@@ -277,6 +277,10 @@ class Prices(Protocol):
     ) -> Cost:
         """The cost of `usage` of a model (its name as it was sent upstream). No I/O."""
 
+    def dearest(self, base_url: str, model: str) -> tuple[int, int] | None:
+        """The highest price of a token of its input, and of its output, in 10^-12 dollars, whatever
+        tier, size or time; None where the model has no price. No I/O."""
+
 
 class Penalty(Protocol):
     """What guessing keys costs."""

@@ -10,12 +10,13 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
+from typing import TypeVar
 
-from gateway.config import ModelSection, Price
+from gateway.config import ModelSection, TierPrice
 from gateway.entry import is_like
 from gateway.exchange import NO_COST, Cost, Usage, UsageSource
 from gateway.ports import Clock
-from gateway.usage.rules import Rates, flat, nano, tokens_of
+from gateway.usage.rules import Rates, Steps, dearest, flat, nano, tokens_of
 from gateway.usage.snapshot import Model, Snapshot, load
 
 log = logging.getLogger("gateway.usage")
@@ -43,6 +44,7 @@ class PriceList:
     def reconfigure(self, models: Sequence[ModelSection]) -> None:
         """Take a new `models` section; it holds from the next price on."""
         self._models = [model for model in models if model.input is not None]
+        self._dearest: dict[tuple[str, str], tuple[int, int] | None] = {}
 
     def warm(self) -> None:
         """Read the data now, in a thread of its own."""
@@ -67,6 +69,27 @@ class PriceList:
         """Has it a price."""
         return base_url.startswith("echo:") or self._rates(base_url, model, None) is not None
 
+    def dearest(self, base_url: str, model: str) -> tuple[int, int] | None:
+        """The highest price of an input and of an output token, in 10^-12 dollars, in any service
+        tier, size of prompt and time from now on; None where the model has no price."""
+        if base_url.startswith("echo:"):
+            return 0, 0
+        key = base_url, model
+        if key not in self._dearest:
+            _remember(self._dearest, key, self._highest(base_url, model))
+        return self._dearest[key]
+
+    def _highest(self, base_url: str, model: str) -> tuple[int, int] | None:
+        for section in self._models:
+            if is_like(model, section.name):
+                tiers = (None, *section.tiers)
+                return dearest(_prices_of(section, tier) for tier in tiers)
+        found = self._find(self._data(), base_url, model)
+        if found is None:
+            return None
+        entry, own_tiers = found
+        return entry.dearest(datetime.fromtimestamp(self._clock.now(), UTC), own_tiers=own_tiers)
+
     def _rates(self, base_url: str, model: str, tier: str | None) -> tuple[Rates, str] | None:
         for section in self._models:
             if is_like(model, section.name):
@@ -83,9 +106,7 @@ class PriceList:
     def _find(self, data: Snapshot, base_url: str, model: str) -> tuple[Model, bool] | None:
         key = base_url, model
         if key not in self._found:
-            if len(self._found) >= REMEMBERED:
-                del self._found[next(iter(self._found))]
-            self._found[key] = data.find(base_url, model)
+            _remember(self._found, key, data.find(base_url, model))
         return self._found[key]
 
     def _data(self) -> Snapshot:
@@ -99,19 +120,25 @@ class PriceList:
             return self._snapshot
 
 
+T = TypeVar("T")
+
+
+def _remember(known: dict[tuple[str, str], T], key: tuple[str, str], value: T) -> None:
+    if len(known) >= REMEMBERED:
+        del known[next(iter(known))]
+    known[key] = value
+
+
 def _configured(section: ModelSection, tier: str | None) -> Rates:
-    special = section.tiers.get(tier or "")
-    prices = {"input": section.input, "output": section.output, "cached": section.cached_input}
-    if special is not None:
-        given = {
-            "input": special.input,
-            "output": special.output,
-            "cached": special.cached_input,
-        }
-        prices |= {name: price for name, price in given.items() if price is not None}
-    cached = prices["cached"]
-    return Rates(
-        flat(prices["input"] or Price(0)),
-        flat(prices["output"] or Price(0)),
-        None if cached is None else flat(cached),
-    )
+    return Rates(**_prices_of(section, tier))
+
+
+def _prices_of(section: ModelSection, tier: str | None) -> dict[str, Steps]:
+    special = section.tiers.get(tier or "") or TierPrice()
+    cached = special.cached_input if special.cached_input is not None else section.cached_input
+    prices = {
+        "input": special.input if special.input is not None else section.input,
+        "output": special.output if special.output is not None else section.output,
+        "cached_input": cached,
+    }
+    return {name: flat(price) for name, price in prices.items() if price is not None}

@@ -5,7 +5,7 @@ Rule: money is whole numbers from end to end: 10^-12 dollars per token, 10^-9 do
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +51,22 @@ class Rates:
             (tokens.audio_output, self.output_audio or self.output),
         )
         return sum(count * _at(steps, tokens.prompt) for count, steps in parts)
+
+
+_INPUT = ("input", "cached_input", "cache_write", "input_audio")
+_OUTPUT = ("output", "output_audio")
+
+
+def dearest(prices: Iterable[Mapping[str, Steps]]) -> tuple[int, int]:
+    """The highest price of an input and of an output token, by `Rates`' names, in any of them and
+    for a prompt of any size: no call costs more, whatever its tokens are."""
+    given = list(prices)
+
+    def highest(names: tuple[str, ...]) -> int:
+        steps = [step for one in given for name in names for step in one.get(name, ())]
+        return max((price for _, price in steps), default=0)
+
+    return highest(_INPUT), highest(_OUTPUT)
 
 
 def _at(steps: Steps, prompt: int) -> int:

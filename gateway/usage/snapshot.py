@@ -20,7 +20,7 @@ from types import ModuleType
 from typing import Any
 
 from gateway.config import Price
-from gateway.usage.rules import Rates, Steps, flat
+from gateway.usage.rules import Rates, Steps, dearest, flat
 
 PACKAGE = "genai-prices"
 MODULE = "genai_prices"
@@ -86,6 +86,21 @@ class Model:
         if "input" not in found and "output" not in found:
             return None
         return Rates(found.pop("input", FREE), found.pop("output", FREE), **found)
+
+    def dearest(self, now: datetime, *, own_tiers: bool) -> tuple[int, int] | None:
+        """The highest prices of an input and an output token from `now` (UTC) on, in 10^-12
+        dollars; None: at times it has no price for tokens."""
+        sure = [i for i, (when, _) in enumerate(self.dated) if _lasts(when, now)]
+        held = [prices for _, prices in self.dated[sure[-1] if sure else 0 :]]
+        if any("input" not in prices and "output" not in prices for prices in held):
+            return None
+        tiers = [prices for _, _, prices in self.tiers] if own_tiers else []
+        return dearest([*held, *tiers])
+
+
+def _lasts(when: When, now: datetime) -> bool:
+    """It holds at `now` and ever after."""
+    return when is None or (isinstance(when, Since) and when.holds(now))
 
 
 FREE = flat(Price(0))

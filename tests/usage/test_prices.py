@@ -5,15 +5,17 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
-from datetime import UTC, date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from gateway.config import ModelSection, Price, TierPrice
 from gateway.exchange import NO_COST, NO_USAGE, Cost, Usage, UsageSource
-from gateway.usage.prices import BUILTIN, PriceList
+from gateway.usage.prices import BUILTIN, REMEMBERED, PriceList
 from gateway.usage.rules import flat, nano, tokens_of
 from gateway.usage.snapshot import Daily, Model, Since, Snapshot, load, takes
 from tests.usage.samples import SetClock
@@ -175,3 +177,136 @@ def test_without_data_costs_are_unknown_and_the_log_says_why(caplog):
     found = PriceList((), SetClock(), broken)
     assert cost(found, "gpt-4o") == NO_COST
     assert "it is not there" in caplog.text
+
+
+# The dearest (issue: quotas) ----------------------------------------------------------------------
+
+HOURS = [AT + timedelta(hours=3 * n) for n in range(8)]
+LATER = [*HOURS, AT + timedelta(days=400), AT + timedelta(days=4000)]
+
+
+def used(prompt: int, completion: int, part: str = "", spoken: bool = False) -> Usage:
+    """All of the prompt is one part of it."""
+    return Usage(
+        prompt,
+        completion,
+        prompt if part == "cached" else 0,
+        source=UsageSource.UPSTREAM,
+        details={
+            "prompt_tokens_details": {part: prompt},
+            "completion_tokens_details": {"audio_tokens": completion if spoken else 0},
+        },
+    )
+
+
+PARTS = ("", "cached", "cache_write_tokens", "audio_tokens")
+
+
+def test_no_usage_costs_more_than_the_dearest_tokens(data):
+    """Every model of the data, every tier, size and part, at every time of day and later."""
+    models = [model for provider in data.providers for model in provider.models]
+    tokens = [tokens_of(used(10**7, 0, part)) for part in PARTS]
+    tokens += [tokens_of(used(0, 10**6, spoken=spoken)) for spoken in (False, True)]
+    small = [tokens_of(used(1, 1, part)) for part in PARTS]
+    compared = 0
+    for model in models:
+        found = model.dearest(AT, own_tiers=True)
+        timed = len(model.dated) > 1
+        for tier in {None, *(name for name, *_ in model.tiers)}:
+            for at in LATER if timed else [AT]:
+                rates = model.rates(at, tier)
+                if found is None:
+                    continue
+                assert rates is not None
+                for one in (*tokens, *small):
+                    output = one.plain_output + one.audio_output
+                    assert rates.pico(one) <= one.prompt * found[0] + output * found[1]
+                    compared += 1
+    assert compared > 5000
+
+
+def test_what_has_a_price_has_a_dearest_one_and_it_is_one_of_its_own(data):
+    for provider in data.providers:
+        for model in provider.models:
+            known = model.rates(AT, None) is not None
+            assert (model.dearest(AT, own_tiers=False) is not None) == known
+            steps = [
+                step for prices in [*model.dated, *model.tiers] for step in prices[-1].values()
+            ]
+            own = {price for one in steps for _, price in one} | {0}
+            assert set(model.dearest(AT, own_tiers=True) or ()) <= own
+
+
+@given(
+    st.sampled_from(["gpt-4o", "o3", "gpt-5", "gpt-4o-audio-preview", "mine"]),
+    st.sampled_from([None, "flex", "priority", "default", "batch"]),
+    st.integers(0, 10**6),
+    st.integers(0, 10**5),
+    st.sampled_from(PARTS),
+    st.booleans(),
+)
+def test_a_row_never_costs_more_than_was_reserved(
+    data, model, tier, prompt, completion, part, spoken
+):
+    mine = ModelSection(
+        "mine",
+        input=Price(3),
+        output=Price(5),
+        cached_input=Price(4),
+        tiers={"priority": TierPrice(output=Price(9)), "flex": TierPrice(input=Price(1))},
+    )
+    found = prices(data, mine)
+    dearest = found.dearest(OPENAI, model)
+    assert dearest is not None
+    usage = used(prompt, completion, part, spoken)
+    booked = found.cost("openai", OPENAI, model, usage, tier).nano_usd
+    assert booked is not None
+    assert booked <= nano(prompt * dearest[0] + completion * dearest[1])
+
+
+def test_the_dearest_of_configured_prices_counts_all_of_their_tiers(data):
+    mine = ModelSection(
+        "gpt-4o",
+        input=Price(3),
+        output=Price(5),
+        cached_input=Price(4),
+        tiers={"priority": TierPrice(output=Price(9)), "flex": TierPrice(input=Price(1))},
+    )
+    found = prices(data, mine)
+    assert found.dearest(OPENAI, "gpt-4o") == (4, 9)
+    of_the_data = prices(data).dearest(OPENAI, "gpt-4o")
+    found.reconfigure([])
+    assert found.dearest(OPENAI, "gpt-4o") == of_the_data != (4, 9)
+
+
+def test_a_tier_counts_only_where_it_holds(data):
+    """Of another provider's model, tiers are not asked for."""
+    usual, steps = {"input": flat(Price(2))}, {"input": ((0, Price(1)), (5, Price(7)))}
+    model = Model(("equals", "m"), ((None, usual),), (("x", None, steps),))
+    assert model.dearest(AT, own_tiers=True) == (7, 0)
+    assert model.dearest(AT, own_tiers=False) == (2, 0)
+
+
+def test_what_was_dearer_once_does_not_count_and_what_will_be_does():
+    past, future = Since(date(2026, 10, 1)), Since(date(2027, 1, 1))
+    night = Daily(time(23), time(5))
+    dated = ((None, 9), (past, 1), (night, 3), (future, 2))
+    model = Model(("equals", "m"), tuple((when, {"input": flat(Price(p))}) for when, p in dated))
+    assert model.dearest(AT, own_tiers=True) == (3, 0)
+    assert model.dearest(datetime(2026, 9, 1, tzinfo=UTC), own_tiers=True) == (9, 0)
+    assert model.dearest(datetime(2027, 1, 1, tzinfo=UTC), own_tiers=True) == (2, 0)
+
+
+def test_echo_is_free_and_an_unknown_model_has_no_price(data):
+    found = prices(data)
+    assert found.dearest("echo:", "anything") == (0, 0)
+    assert found.dearest("http://10.0.0.1:8000/v1", "my-llama") is None
+    free = ModelSection("my-llama", input=Price(0), output=Price(0))
+    assert prices(data, free).dearest("http://10.0.0.1:8000/v1", "my-llama") == (0, 0)
+
+
+def test_as_many_models_are_remembered_as_clients_may_name(data):
+    found = prices(data)
+    for number in range(REMEMBERED + 5):
+        found.dearest("http://x/v1", f"model-{number}")
+    assert len(found._dearest) == len(found._found) == REMEMBERED

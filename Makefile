@@ -30,8 +30,8 @@ setup: $(STAMPS)/dev $(OLD)/.stamp $(STAMPS)/servers  ## Set up all that `make t
 test: setup  ## Set up, then run all tests but the long ones (ARGS='-k name' adds arguments)
 	$(BIN)/python -m pytest $(ARGS)
 
-.PHONY: check check-lint check-format check-types check-layers check-generated
-check: check-lint check-format check-types check-layers check-generated  ## Lint, format, types, layers, generated files (-k: all of them, whatever fails)
+.PHONY: check check-lint check-format check-types check-layers check-generated check-cost
+check: check-lint check-format check-types check-layers check-generated check-cost  ## Lint, format, types, layers, generated files, cost of a request (-k: all of them, whatever fails)
 check-lint: $(STAMPS)/dev
 	$(BIN)/ruff check
 check-format: $(STAMPS)/dev
@@ -42,6 +42,9 @@ check-layers: $(STAMPS)/dev
 	$(BIN)/lint-imports --no-logo
 check-generated: $(STAMPS)/dev
 	$(BIN)/python tools/generated --check
+# Instructions of a hit, a replay, a relay and a stream; ARGS=--rebase writes new ceilings.
+check-cost: $(STAMPS)/dev
+	$(BIN)/python -m tests.bench.guard $(ARGS)
 
 .PHONY: fix
 fix: $(STAMPS)/dev  ## Put right what a tool can: lint, format, generated files

@@ -2,7 +2,8 @@
 
 `bulk`: all events in one write, each a chunk of its own. `paced`: 40 events a second for ten
 seconds, each with the time it was sent (CLOCK_MONOTONIC, nanoseconds, 20 digits). `slow`: three
-events, then one each five seconds. Usage comes where the request asks for it.
+events, then one each five seconds. Usage comes where the request asks for it. A request without
+`stream` gets the fixed answer.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import cast
 import httptools
 import uvloop
 
-from tests.bench.material import DONE, bulk_events, event, usage_event
+from tests.bench.material import DONE, answer, bulk_events, event, usage_event
 
 RATE = 40  # events a second of a paced stream
 LENGTH = 400  # its events
@@ -41,6 +42,10 @@ _bulk = {
     True: HEAD + b"".join(map(chunk, _events)) + END,
     False: HEAD + b"".join(chunk(one) for one in _events if one != usage_event()) + END,
 }
+_json = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n"
+    b"X-Request-Id: req_bench\r\n\r\n%s" % (len(answer()), answer())
+)
 
 
 class Streams(asyncio.Protocol):
@@ -62,7 +67,9 @@ class Streams(asyncio.Protocol):
     def on_message_complete(self) -> None:
         body, self._body = self._body, b""
         self._usage = b"include_usage" in body
-        if b'"bulk"' in body:
+        if b'"stream": true' not in body:
+            self._transport.write(_json)
+        elif b'"bulk"' in body:
             self._transport.write(_bulk[self._usage])
         elif b'"paced"' in body:
             self._left = LENGTH

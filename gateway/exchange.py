@@ -224,6 +224,7 @@ class Exchange(Struct, frozen=True):
     saved: Usage = NO_USAGE  # tokens that a hit, or joining, did not cost
     cost: Cost = NO_COST
     saved_cost: Cost = NO_COST
+    saved_seconds: float = 0.0  # by which a hit was quicker than the call it replays
     upstream_request_id: str | None = None
     usage_missing: str | None = None
     client_retry: str | None = None  # the client's own `x-stainless-retry-count`

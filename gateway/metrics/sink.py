@@ -1,40 +1,41 @@
-"""The sink that counts requests by the table.
+"""The sink that counts requests by the table, and the place for all else that is counted or read.
 
-Rule: counts are plain numbers in dicts on the loop's thread; a request touches no object of a
-client library. Once per scrape they are copied there, for `web/scrape.py` to render elsewhere (M4).
+Rule: counts are plain numbers on the loop's thread; a request touches no object of a client
+library. Once per scrape they are copied, for `web/scrape.py` to render elsewhere (M4).
 """
 
 from __future__ import annotations
 
-import logging
 import platform
-from bisect import bisect_left
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import Protocol, TypeVar
 
 from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 
 from gateway import __version__
 from gateway.config import UpstreamSection
-from gateway.exchange import CacheState, Caller, CallerKind, Exchange, Outcome, UsageSource
-from gateway.metrics.spec import KEYS, MODELS, SERIES, Labels
-from gateway.metrics.table import SPECS, TABLE
+from gateway.exchange import CacheState, CallerKind, Exchange
+from gateway.metrics.lanes import Called, Lane, Saved, Used, observe, upstream_outcome
+from gateway.metrics.names import NOBODY, Names, literal, literal_models
+from gateway.metrics.readings import Readings, labels_of
+from gateway.metrics.spec import PAIRS, Labels
+from gateway.metrics.start import STATIC, of_keys, of_models, of_pairs, of_upstreams
+from gateway.metrics.store import Exemplars, Snapshot, Store
+from gateway.metrics.table import SPECS
 from gateway.ports import Clock
 
-OTHER = "other"
-NAME = 128  # characters of a model's name
-MOST = 2**53  # what one answer may add: floats count exactly up to here
 NOT_COUNTED = frozenset({"healthz", "readyz"})
+LANES = 20_000  # remembered; more kinds of requests are found anew
+HIT, JOINED = CacheState.HIT, CacheState.JOINED
 
-Value = float | list[float]  # a histogram: the count of each bucket, of those above, and the sum
-Snapshot = dict[str, dict[Labels, Value]]
-
-log = logging.getLogger("gateway.metrics")
+MayUse = Callable[[str], bool]
+P = TypeVar("P", Saved, Used, Called)
 
 
-def literal_models(upstreams: Iterable[UpstreamSection]) -> frozenset[str]:
-    """The models that the configuration names itself, not by a pattern."""
-    names = [name for upstream in upstreams for name in (*upstream.models, *upstream.rename)]
-    return frozenset(name for name in names if not set("*?[") & set(name))
+def _anything(model: str) -> bool:
+    return True
 
 
 def standard_registry() -> CollectorRegistry:
@@ -45,8 +46,32 @@ def standard_registry() -> CollectorRegistry:
     return registry
 
 
+class StoredKeys(Protocol):
+    """Where to learn of stored keys."""
+
+    @property
+    def version(self) -> int:
+        """Another one after each change."""
+
+    def callers(self) -> Mapping[str, MayUse]:
+        """The names of those that are not revoked, and whether each may use a model."""
+
+
+class NoKeys:
+    """None are stored."""
+
+    version = 0
+
+    def callers(self) -> Mapping[str, MayUse]:
+        """Nobody."""
+        return {}
+
+
+NO_KEYS = NoKeys()
+
+
 class Metrics:
-    """A sink that counts. For the loop's thread alone, but for what `snapshot` returned.
+    """A sink that counts. For the loop's thread alone, but for `read_slow` and what was copied.
 
     The families of `registry`, whoever feeds them, stand on the page after the table's.
     """
@@ -54,220 +79,198 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry, clock: Clock) -> None:
         self.registry = registry
         self.clock = clock
-        self._values: Snapshot = {spec.name: {} for spec in TABLE}
-        self._families: dict[str, Callable[[], Mapping[Labels, float]]] = {}
-        self._watched: dict[str, dict[Labels, Callable[[], float]]] = {}
-        self._configured: frozenset[str] = frozenset()
-        self._answered: set[str] = set()
-        self._aliases: frozenset[str] = frozenset()
-        self._callers: set[str] = set()
-        for spec in TABLE:
-            if not spec.labels and spec.type == "counter":
-                self._values[spec.name][()] = 0
-        for result in ("ok", "failed"):
-            self._count("gateway_config_reloads_total", (result,), 0)
-        self._set("gateway_build_info", (__version__, platform.python_version()), 1)
+        self._store = Store()
+        self._names = Names()
+        self._lanes: dict[tuple[object, ...], Lane] = {}
+        self._parts: dict[tuple[object, ...], Saved | Used | Called] = {}
+        self._models: Sequence[str] = ()
+        self._aliases: Sequence[str] = ()
+        self._issued: set[str] = set()  # names of issued keys that have series
+        self._stored: StoredKeys = NO_KEYS
+        self._known: Mapping[str, MayUse] = {}  # stored keys, as of `_version`
+        self._version: int | None = None
+        self._readings, self._slow = Readings(), Readings()
+        self._make((name, labels) for name, series in STATIC.items() for labels in series)
+        self._set("gateway_build_info", 1, __version__, platform.python_version())
         self._reload_done(ok=True)
 
-    # What is counted ----------------------------------------------------------------------------
+    # What is there from the start -----------------------------------------------------------------
 
-    def configure(self, *, models: Iterable[str], aliases: Iterable[str]) -> None:
-        """Names that are labels whatever happens: `literal_models`, and those of `keys.aliases`."""
-        self._configured, self._aliases = frozenset(models), frozenset(aliases)
+    def configure(
+        self,
+        *,
+        upstreams: Sequence[UpstreamSection] = (),
+        models: Iterable[str] = (),
+        aliases: Iterable[str] = (),
+    ) -> None:
+        """Names that are labels whatever happens. Upstreams, aliases, and the models that upstreams
+        name have series from now on; `models` are others, patterns among them passed over."""
+        self._models, self._aliases = sorted(literal_models(upstreams)), sorted(aliases)
+        self._names.configure({*self._models, *literal(models)}, self._aliases)
+        self._make(of_models(self._models))
+        self._make(of_upstreams({one.name: sorted(literal_models([one])) for one in upstreams}))
+        self._version = None
+        self._follow_keys()
+
+    def follow_keys(self, stored: StoredKeys) -> None:
+        """Ask `stored` at each scrape. A new key has its series from then on, which is before it is
+        used if a scrape comes between; one that is gone has none (M2)."""
+        self._stored, self._version = stored, None
+        self._follow_keys()
+
+    def _follow_keys(self) -> None:
+        stored = self._stored
+        if stored.version != self._version:
+            self._version, self._known = stored.version, stored.callers()
+            callers = {**dict.fromkeys(self._aliases, _anything), **self._known}
+            pairs = (
+                (m, key) for key, may_use in callers.items() for m in self._models if may_use(m)
+            )
+            self._make(of_keys(callers))
+            self._make(of_pairs(islice(pairs, PAIRS)))
+            self._issued |= self._known.keys()
+        if stored is NO_KEYS:
+            return
+        # A request of a revoked key may end after the scrape that saw it go.
+        for name in self._issued - self._known.keys():
+            self._issued.discard(name)
+            if name not in self._aliases:
+                self._store.drop("key", name)
+                self._lanes.clear()
+                self._parts.clear()
+
+    def _make(self, series: Iterable[tuple[str, Labels]]) -> None:
+        for name, labels in series:
+            self._store.cell(name, *labels)
+
+    # What is read at each scrape ------------------------------------------------------------------
 
     def watch(self, name: str, read: Callable[[], float], **labels: str) -> None:
         """Take a sample from `read` at each scrape, on the loop's thread. KeyError: none such."""
-        key = tuple(labels.pop(label) for label in SPECS[name].labels)
-        if labels:
-            raise KeyError(f"{name} has no label {', '.join(labels)}")
-        self._watched.setdefault(name, {})[key] = read
+        series = labels_of(name, labels)
+        self._readings.add(name, lambda: {series: read()}, series)
 
-    def watch_all(self, name: str, read: Callable[[], Mapping[Labels, float]]) -> None:
-        """Take a family's samples from `read` at each scrape, on the loop's thread: for what is
-        counted elsewhere under labels that are not known before."""
-        self._families[SPECS[name].name] = read
+    def watch_all(
+        self, name: str, read: Callable[[], Mapping[Labels, float]], *, slow: bool = False
+    ) -> None:
+        """Take a family's samples from `read` at each scrape: for what is counted elsewhere under
+        labels that are not known before. What is `slow` (it asks a disk) is read off the loop's
+        thread, where the page is made."""
+        (self._slow if slow else self._readings).add(name, read)
+
+    # What is counted ------------------------------------------------------------------------------
+
+    def timer(self, name: str, **labels: str) -> Callable[[float], None]:
+        """What takes the value of one observation of a histogram. KeyError: none such."""
+        return partial(self._observe, name, labels_of(name, labels))
+
+    def add(self, name: str, amount: float = 1, **labels: str) -> None:
+        """Count something. KeyError: none such."""
+        self._store.cell(name, *labels_of(name, labels))[0] += amount
 
     def reloaded(self, *, ok: bool) -> None:
         """A reload of the configuration was tried."""
-        self._count("gateway_config_reloads_total", ("ok" if ok else "failed",))
+        self.add("gateway_config_reloads_total", result="ok" if ok else "failed")
         self._reload_done(ok=ok)
 
     def book(self, exchange: Exchange) -> None:
         """Count one request (the `Sink` port)."""
-        if exchange.endpoint in NOT_COUNTED:
+        x, cache, caller = exchange, exchange.cache, exchange.caller
+        if x.endpoint in NOT_COUNTED:
             return
-        model = self._model(exchange)
-        self._book_request(exchange, model)
-        self._book_usage(exchange, model)
-        self._book_cache(exchange)
-        if exchange.upstream is not None and exchange.attempts > 0:
-            self._book_call(exchange, exchange.upstream, model)
-
-    def _book_request(self, x: Exchange, model: str) -> None:
-        cache, times = x.cache.value, x.timings
-        self._count("gateway_requests_total", (x.endpoint, model, str(x.status), cache))
-        if x.outcome is not Outcome.OK:
-            self._count("gateway_errors_total", (model, x.error or x.outcome.value))
-        self._observe("gateway_request_duration_seconds", (model, cache), times.total)
-        self._observe("gateway_overhead_seconds", (x.endpoint,), times.overhead)
-        if x.stream and x.status == 200 and times.first_token is not None:
-            self._observe("gateway_time_to_first_token_seconds", (model, cache), times.first_token)
-
-    def _book_usage(self, x: Exchange, model: str) -> None:
-        if x.usage.source is UsageSource.UPSTREAM and x.caller is not None:
-            labels, usage = (model, self._key(x.caller)), x.usage
-            self._add_tokens("gateway_input_tokens_total", labels, usage.prompt_tokens)
-            self._add_tokens("gateway_output_tokens_total", labels, usage.completion_tokens)
-            self._add_tokens("gateway_cached_input_tokens_total", labels, usage.cached_tokens)
-            self._add_tokens("gateway_reasoning_tokens_total", labels, usage.reasoning_tokens)
-        saved = x.saved.prompt_tokens + x.saved.completion_tokens
-        if saved and x.caller is not None:
-            self._add_tokens(
-                "gateway_cache_saved_tokens_total", (model, self._key(x.caller)), saved
-            )
-        if x.caller is not None and (x.attempts or saved):
-            self._book_cost(x, model, (model, self._key(x.caller)))
+        names, model, key = self._names, x.model, NOBODY
+        if model is None or model not in names.models:
+            model = names.model(x)
+        if caller is not None:
+            key = caller.name
+            if key not in names.callers:
+                key = names.key(caller)
+        # Hashing a member of an Enum is a call of Python's; its value's hash is there already.
+        kind = (
+            x.endpoint,
+            model,
+            key,
+            x.status,
+            x.error,
+            x.stream,
+            cache._value_,
+            x.outcome._value_,
+        )
+        lane = self._lanes.get(kind)
+        if lane is None:
+            lane = self._lanes[kind] = self._lane(x, model, key)
+        lane.book(x)
+        if x.cache_reason is not None:
+            self._book_reason(cache, x.cache_reason)
+        if x.attempts:
+            self._book_call(x, model, key)
+        elif caller is not None and (cache is HIT or cache is JOINED):
+            self._part(Saved, model, key).book(x)
         if x.usage_missing is not None:
-            self._count("gateway_usage_missing_total", (x.usage_missing,))
+            self._store.cell("gateway_usage_missing_total", x.usage_missing)[0] += 1
         if x.summary is not None and x.summary.observer_errors:
-            self._count("gateway_observer_errors_total", (), x.summary.observer_errors)
+            self._store.cell("gateway_observer_errors_total")[0] += x.summary.observer_errors
 
-    def _book_cost(self, x: Exchange, model: str, labels: Labels) -> None:
-        if x.usage.source is UsageSource.ESTIMATED:
-            self._count("gateway_usage_estimated_total", (model,))
-        if x.cost.nano_usd is not None and x.attempts:
-            self._count("gateway_cost_usd_total", labels, x.cost.nano_usd / 1e9)
-        elif x.attempts and x.usage.source is not UsageSource.NONE:
-            self._count("gateway_unpriced_requests_total", (model,))
-        if x.saved_cost.nano_usd:
-            self._count("gateway_cache_saved_cost_usd_total", labels, x.saved_cost.nano_usd / 1e9)
+    def _book_call(self, x: Exchange, model: str, key: str) -> None:
+        """What was asked of an upstream."""
+        if x.upstream is not None:
+            self._part(Called, x.upstream, model, upstream_outcome(x)).book(x)
+        if x.caller is not None:
+            self._part(Used, model, key).book(x)
 
-    def _book_cache(self, x: Exchange) -> None:
+    def _book_reason(self, cache: CacheState, reason: str) -> None:
         """Why a request passed the cache by, or its answer was not kept (D1)."""
-        if x.cache is CacheState.BYPASS and x.cache_reason is not None:
-            self._count("gateway_cache_bypass_total", (x.cache_reason,))
-        elif x.cache is CacheState.MISS and x.cache_reason is not None:
-            self._count("gateway_cache_store_skipped_total", (x.cache_reason,))
-        elif x.cache is CacheState.HIT and x.cache_age is not None:
-            self._observe("gateway_cache_hit_age_seconds", (), x.cache_age * 1000)
+        if cache is CacheState.BYPASS:
+            self._store.cell("gateway_cache_bypass_total", reason)[0] += 1
+        elif cache is CacheState.MISS:
+            self._store.cell("gateway_cache_store_skipped_total", reason)[0] += 1
 
-    def _book_call(self, x: Exchange, upstream: str, model: str) -> None:
-        times, labels = x.timings, (upstream,)
-        self._count("gateway_upstream_requests_total", (upstream, model, upstream_outcome(x)))
-        self._count("gateway_upstream_retries_total", labels, x.attempts - 1)
-        self._observe("gateway_upstream_queue_wait_seconds", labels, times.queued)
-        if times.connected is None:
-            return
-        for name, point in (
-            ("gateway_upstream_first_byte_seconds", times.first_byte),
-            ("gateway_upstream_request_duration_seconds", times.last_byte),
-        ):
-            if point is not None:
-                self._observe(name, labels, max(0.0, point - times.connected))
+    def _lane(self, x: Exchange, model: str, key: str) -> Lane:
+        """One more kind of request."""
+        if len(self._lanes) >= LANES:
+            self._lanes.clear()
+        if x.caller is not None and x.caller.kind is CallerKind.ISSUED:
+            self._issued.add(key)
+        return Lane(self._store, x, model, key)
 
-    def _model(self, x: Exchange) -> str:
-        """A label where it is configured or was answered: typing errors make no series (M1)."""
-        name = x.model
-        if name is None:
-            return OTHER
-        if name in self._configured or name in self._answered:
-            return name
-        answered = x.outcome is Outcome.OK and x.status == 200 and x.attempts > 0
-        plain = len(name) <= NAME and name.isprintable()
-        if answered and plain and len(self._answered) < MODELS:
-            self._answered.add(name)
-            return name
-        return OTHER
+    def _part(self, make: type[P], *labels: str) -> P:
+        kind = (make, *labels)
+        part = self._parts.get(kind)
+        if part is None:
+            if len(self._parts) >= LANES:
+                self._parts.clear()
+            part = self._parts[kind] = make(self._store, *labels)
+        return part  # type: ignore[return-value]
 
-    def _key(self, caller: Caller) -> str:
-        name = caller.name
-        if caller.kind is not CallerKind.PASSTHROUGH or name in self._aliases:
-            return name
-        if name not in self._callers:
-            if len(self._callers) >= KEYS:
-                return OTHER
-            self._callers.add(name)
-        return name
-
-    # How it is kept -----------------------------------------------------------------------------
+    # How it is kept -------------------------------------------------------------------------------
 
     def _reload_done(self, *, ok: bool) -> None:
-        self._set("gateway_config_last_reload_successful", (), int(ok))
+        self._set("gateway_config_last_reload_successful", int(ok))
         if ok:
             now = self.clock.now()
-            self._set("gateway_config_last_reload_success_timestamp_seconds", (), now)
+            self._set("gateway_config_last_reload_success_timestamp_seconds", now)
+
+    def _set(self, name: str, value: float, *labels: str) -> None:
+        self._store.cell(name, *labels)[0] = value
+
+    def _observe(self, name: str, labels: Labels, value: float) -> None:
+        observe(self._store.cell(name, *labels), SPECS[name].buckets, value)
 
     def counted(self, name: str) -> dict[str, float]:
         """What a counter with one label holds now, by that label."""
-        return {label: value for (label,), value in self._values[name].items()}  # type: ignore[misc]
-
-    def _set(self, name: str, labels: Labels, value: float) -> None:
-        self._values[name][labels] = value
-
-    def _add_tokens(self, name: str, labels: Labels, tokens: int) -> None:
-        self._count(name, labels, min(max(0, tokens), MOST))  # a counter never falls (B1)
-
-    def _count(self, name: str, labels: Labels, amount: float = 1) -> None:
-        family = self._values[name]
-        if labels not in family:
-            labels = self._new_series(name, family, labels, 0)
-        family[labels] += amount  # type: ignore[operator]
-
-    def _observe(self, name: str, labels: Labels, milliseconds: float) -> None:
-        family, bounds, seconds = self._values[name], SPECS[name].buckets, milliseconds / 1000
-        if labels not in family:
-            labels = self._new_series(name, family, labels, [0] * (len(bounds) + 2))
-        row = family[labels]
-        row[bisect_left(bounds, seconds)] += 1  # type: ignore[index]
-        row[-1] += seconds  # type: ignore[index]
-
-    def _new_series(
-        self, name: str, family: dict[Labels, Value], labels: Labels, zero: Value
-    ) -> Labels:
-        """Make room for `labels`, or for `other` where the family is full: memory stays bounded."""
-        if len(family) >= SERIES:
-            labels = (OTHER,) * len(labels)
-            self._count("gateway_metric_series_capped_total", (name,))
-        family.setdefault(labels, zero)
-        return labels
+        return {labels[0]: cell[0] for labels, cell in self._store.cells(name).items()}
 
     def snapshot(self) -> Snapshot:
-        """A copy of all samples, of one moment."""
-        taken = {
-            name: {
-                labels: value.copy() if isinstance(value, list) else value
-                for labels, value in family.items()
-            }
-            for name, family in self._values.items()
-        }
-        for name, readers in self._watched.items():
-            for labels, read in readers.items():
-                try:
-                    taken[name][labels] = read()
-                except Exception:  # one broken gauge must not blind who looks for the reason
-                    log.exception("%s cannot be read", name)
-        for name, read_all in self._families.items():
-            try:
-                taken[name].update(read_all())
-            except Exception:
-                log.exception("%s cannot be read", name)
+        """A copy of all samples, of one moment; what is slow to read is left for `read_slow`."""
+        self._follow_keys()
+        taken = self._store.snapshot()
+        self._readings.into(taken)
         return taken
 
+    def read_slow(self, taken: Snapshot) -> None:
+        """Add what is slow to read to a snapshot, in any thread."""
+        self._slow.into(taken)
 
-_BY_OUTCOME = {
-    Outcome.UPSTREAM_ERROR: "error",
-    Outcome.UPSTREAM_TIMEOUT: "timeout",
-    Outcome.UPSTREAM_TRUNCATED: "cut",
-    Outcome.UPSTREAM_IN_BAND_ERROR: "in_band_error",
-    Outcome.DRAINED: "abandoned",
-    Outcome.INTERNAL: "abandoned",
-}
-
-
-def upstream_outcome(x: Exchange) -> str:
-    """How the last call of an exchange ended, from the upstream's side."""
-    if x.outcome is Outcome.CLIENT_DISCONNECT:
-        return "2xx" if x.summary is not None and x.summary.complete else "abandoned"
-    if x.outcome in _BY_OUTCOME:
-        return _BY_OUTCOME[x.outcome]
-    return "429" if x.status == 429 else f"{x.status // 100}xx"
+    def exemplars(self) -> Exemplars:
+        """A copy of all exemplars."""
+        return self._store.exemplars()

@@ -26,6 +26,7 @@ from gateway.cache.store import TwoTier
 from gateway.calls import Calls
 from gateway.clock import SystemClock
 from gateway.config import (
+    Anonymous,
     Config,
     ConfigError,
     Fault,
@@ -38,17 +39,19 @@ from gateway.config import (
 )
 from gateway.errors import Draining
 from gateway.gauges import (
+    StoredKeys,
     watch_access_log,
     watch_cache,
+    watch_disk,
     watch_ledger,
     watch_traffic,
-    watch_upstream,
+    watch_upstreams,
 )
 from gateway.house import House
 from gateway.journal.writer import open_access_log
 from gateway.keys.penalty import Penalty
 from gateway.keys.store import Callers, DataError, load_admin_token, lock_data, open_register
-from gateway.metrics import Metrics, literal_models, standard_registry
+from gateway.metrics import LoopLag, Metrics, standard_registry
 from gateway.pipeline import Pipeline
 from gateway.upstream import build
 from gateway.upstream.client import HTTPUpstream
@@ -177,7 +180,12 @@ class Gateway:
             render=render,
             loop=asyncio.get_running_loop(),
         )
-        watch_traffic(self.metrics, self.plane, self.house)
+        watch_traffic(self.metrics, self.plane, self.house, self.ops)
+        watch_upstreams(self.metrics, lambda: [one for _, one in self._built.values()])
+        watch_disk(self.metrics, Path(config.data))
+        self.metrics.follow_keys(StoredKeys(self.register))
+        lag = LoopLag(asyncio.get_running_loop(), self.metrics)
+        stack.callback(lag.close)
         watch_access_log(self.metrics, self.access_log)
         watch_cache(self.metrics, self.cache, self.boarding)
         watch_ledger(self.metrics, self.ledger)
@@ -207,10 +215,10 @@ class Gateway:
                 upstream = build(section, instance_id=self.instance, clock=self.clock)
                 built[section.name] = (section, upstream)
         self._built = built
-        for name, (_, upstream) in built.items():
-            watch_upstream(self.metrics, name, upstream.stats)
         self.metrics.configure(
-            models=literal_models(config.upstreams), aliases=config.keys.aliases.values()
+            upstreams=config.upstreams,
+            models=[model.name for model in config.models],
+            aliases=aliases_of(config),
         )
         return [upstream for _, upstream in built.values()]
 
@@ -326,6 +334,12 @@ def edge_of(config: Config) -> Edge:
             ipaddress.ip_network(entry, strict=False) for entry in config.server.trusted_proxies
         ),
     )
+
+
+def aliases_of(config: Config) -> list[str]:
+    """The names of callers that need no stored key."""
+    anonymous = ["anonymous"] if config.keys.anonymous is not Anonymous.NEVER else []
+    return [*config.keys.aliases.values(), *anonymous]
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -197,6 +197,7 @@ class Boarding:
         now, usage = self._clock.now(), recording.usage
         trip.cache = CacheState.HIT
         trip.saved = usage
+        trip.replayed_seconds = recording.seconds
         trip.summary = Summary(usage, recording.finish_reasons, complete=True)
         trip.cache_age = recording.age(now)
         trip.cache_headers = [
@@ -286,6 +287,7 @@ class Boarding:
             usage=summary.usage or NO_USAGE,
             finish_reasons=summary.finish_reasons,
             usage_span=span,
+            seconds=self._clock.monotonic() - trip.ask.started,
         )
         await self._store(plan, plan.key, trip.upstream or "", recording)
 

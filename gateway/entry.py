@@ -23,7 +23,8 @@ class Recording:
     `created` is the wall time of its landing and `ttl` how long it may be served, both in seconds.
     `key_id` and `key_name` are the caller's whose call it was. `headers` are ready to be replayed.
     `body` is the JSON answer, or all events of the stream with the usage event and `[DONE]`;
-    `usage_span` is the byte range in it of the event that has usage and no choices.
+    `usage_span` is the byte range in it of the event that has usage and no choices. `seconds` is
+    what the request that made the call had waited when it had landed.
     """
 
     request_id: str  # ULID of the request that made the call
@@ -36,6 +37,7 @@ class Recording:
     usage: Usage = NO_USAGE
     finish_reasons: tuple[str, ...] = ()
     usage_span: tuple[int, int] | None = None
+    seconds: float = 0.0
 
     def age(self, now: float) -> float:
         """Seconds since it landed; 0 where the clock was set back."""

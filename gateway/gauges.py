@@ -2,26 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from pathlib import Path
 
 from gateway.boarding import Boarding
+from gateway.cache.store import TwoTier
 from gateway.house import House
 from gateway.journal.writer import AccessLog, NoAccessLog
+from gateway.keys.register import Register
+from gateway.keys.rules import may_use
 from gateway.metrics import Labels, Metrics
 from gateway.ports import Cache
-from gateway.upstream.stats import Stats
+from gateway.upstream.client import HTTPUpstream
+from gateway.upstream.echo import EchoUpstream
+from gateway.usage.ledger import NAME as LEDGER
 from gateway.usage.ledger import SQLiteLedger
+from gateway.web.ops import Ops
 from gateway.web.server import DataPlane
+
+AnyUpstream = HTTPUpstream | EchoUpstream
 
 TIERS = ("memory", "disk")
 SIZES = {"entries": "entries", "size_bytes": "size", "max_size_bytes": "limit"}
+OPERATION = "gateway_cache_operation_duration_seconds"
+UPSTREAM: dict[str, Callable[[AnyUpstream], int]] = {
+    "in_flight": lambda one: one.stats.in_flight,
+    "queued": lambda one: one.stats.waiting,
+    "connections_idle": lambda one: one.connections[1],
+}
+ROOM: dict[str, Callable[[os.statvfs_result], int]] = {
+    "free_bytes": lambda one: one.f_bavail * one.f_frsize,  # for who is not root
+    "total_bytes": lambda one: one.f_blocks * one.f_frsize,
+}
 
 
-def watch_traffic(metrics: Metrics, plane: DataPlane, house: House) -> None:
+def watch_traffic(metrics: Metrics, plane: DataPlane, house: House, ops: Ops) -> None:
     """What is under way."""
     metrics.watch("gateway_requests_in_flight", lambda: plane.in_flight)
     metrics.watch("gateway_streams_open", lambda: house.streams)
+    metrics.watch("gateway_ready", lambda: ops.readyz()[0] == 200)
+    metrics.watch("gateway_client_connections", lambda: plane.connections)
 
 
 def watch_access_log(metrics: Metrics, access_log: AccessLog | NoAccessLog) -> None:
@@ -29,21 +51,29 @@ def watch_access_log(metrics: Metrics, access_log: AccessLog | NoAccessLog) -> N
     for result in ("written", "dropped", "failed", "suppressed"):
         read = partial(getattr, access_log, result)
         metrics.watch("gateway_access_log_lines_total", read, result=result)
+    metrics.watch("gateway_access_log_lines_waiting", lambda: access_log.waiting)
 
 
-def watch_upstream(metrics: Metrics, name: str, stats: Stats) -> None:
-    """Calls under way, and those that wait for a connection."""
-    metrics.watch("gateway_upstream_in_flight", lambda: stats.in_flight, upstream=name)
-    metrics.watch("gateway_upstream_queued", lambda: stats.waiting, upstream=name)
+def watch_upstreams(metrics: Metrics, running: Callable[[], Iterable[AnyUpstream]]) -> None:
+    """Calls under way, those that wait for a connection, and connections that wait for a call."""
+    for name, read in UPSTREAM.items():
+        metrics.watch_all(f"gateway_upstream_{name}", partial(_by_upstream, running, read))
+    metrics.watch_all("gateway_upstream_ratelimit_remaining", partial(_remaining, running))
 
 
-def watch_cache(metrics: Metrics, cache: Cache, boarding: Boarding) -> None:
+def watch_cache(metrics: Metrics, cache: TwoTier, boarding: Boarding) -> None:
     """Both tiers' sizes and losses, and the flights in the air."""
     for family, figure in SIZES.items():
         metrics.watch_all(f"gateway_cache_{family}", partial(_by_tier, cache, figure))
     metrics.watch_all("gateway_cache_evictions_total", partial(_evictions, cache))
     metrics.watch_all("gateway_cache_errors_total", _by_reason(lambda: cache.stats().disk.errors))
     metrics.watch_all("gateway_cache_dropped_total", _by_reason(lambda: cache.stats().disk.dropped))
+    metrics.watch_all("gateway_cache_lookups_total", partial(_lookups, cache))
+    metrics.watch("gateway_cache_disk_up", lambda: cache.stats().disk.state in {"off", "open"})
+    metrics.watch("gateway_cache_writes_waiting", lambda: cache.stats().disk.queued)
+    cache.time_disk(
+        lambda operation, seconds: metrics.timer(OPERATION, operation=operation)(seconds)
+    )
     metrics.watch("gateway_flights_open", lambda: boarding.in_the_air)
     metrics.watch("gateway_flights_abandoned", lambda: len(boarding.abandoned))
 
@@ -56,6 +86,62 @@ def watch_ledger(metrics: Metrics, ledger: SQLiteLedger) -> None:
     )
     metrics.watch("gateway_ledger_rows_waiting", lambda: ledger.stats().backlog)
     metrics.watch("gateway_ledger_down_seconds", lambda: ledger.stats().down_for)
+
+    ledger.timed = metrics.timer("gateway_ledger_commit_seconds")
+
+
+def watch_disk(metrics: Metrics, data: Path) -> None:
+    """What the data takes, and what room is left for it."""
+    volumes = {"data": data, "cache": data / "cache"}
+    for name, read in ROOM.items():
+        metrics.watch_all(f"gateway_data_disk_{name}", partial(_room, volumes, read), slow=True)
+    files = [data / f"{LEDGER}{end}" for end in ("", "-wal")]
+    metrics.watch_all("gateway_ledger_size_bytes", lambda: {(): _size(files)}, slow=True)
+
+
+class StoredKeys:
+    """The issued keys that are not revoked, as metrics ask for them."""
+
+    def __init__(self, register: Register) -> None:
+        self._register = register
+
+    @property
+    def version(self) -> int:
+        """Another one after each change."""
+        return self._register.version
+
+    def callers(self) -> dict[str, Callable[[str], bool]]:
+        """Whether each may use a model, by name."""
+        return {
+            key.name: partial(may_use, key.grant)
+            for key in self._register.keys
+            if key.revoked is None
+        }
+
+
+def _room(
+    volumes: Mapping[str, Path], read: Callable[[os.statvfs_result], int]
+) -> dict[Labels, float]:
+    found = {name: os.statvfs(path) for name, path in volumes.items() if path.exists()}
+    return {(name,): read(one) for name, one in found.items()}
+
+
+def _size(files: Iterable[Path]) -> int:
+    return sum(path.stat().st_size for path in files if path.exists())
+
+
+def _by_upstream(
+    running: Callable[[], Iterable[AnyUpstream]], read: Callable[[AnyUpstream], int]
+) -> dict[Labels, float]:
+    return {(upstream.name,): read(upstream) for upstream in running()}
+
+
+def _remaining(running: Callable[[], Iterable[AnyUpstream]]) -> dict[Labels, float]:
+    return {
+        (upstream.name, kind): left
+        for upstream in running()
+        for kind, left in upstream.stats.remaining.items()
+    }
 
 
 def _rows(ledger: SQLiteLedger) -> dict[Labels, float]:
@@ -72,6 +158,15 @@ def _rows(ledger: SQLiteLedger) -> dict[Labels, float]:
 def _by_tier(cache: Cache, figure: str) -> dict[Labels, float]:
     stats = cache.stats()
     return {(tier,): getattr(getattr(stats, tier), figure) for tier in TIERS}
+
+
+def _lookups(cache: Cache) -> dict[Labels, float]:
+    stats = cache.stats()
+    return {
+        (tier, result): getattr(getattr(stats, tier), figure)
+        for tier in TIERS
+        for result, figure in (("hit", "hits"), ("miss", "misses"))
+    }
 
 
 def _evictions(cache: Cache) -> dict[Labels, float]:

@@ -60,6 +60,7 @@ class Trip:
     cache_age: float | None = None
     cache_headers: HeaderList = field(default_factory=list)
     saved: Usage = NO_USAGE
+    replayed_seconds: float = 0.0  # that the call took whose answer is replayed
     observer: Observer | None = None
     base_url: str = ""
     answered: int | None = None  # the upstream's status
@@ -109,6 +110,7 @@ class Trip:
     def exchange(self, now: float) -> Exchange:
         """The finished record."""
         ask, summary, times = self.ask, self.summary, self.times
+        took = now - ask.started
         return Exchange(
             id=ask.id,
             at=ask.at,
@@ -131,7 +133,7 @@ class Trip:
             summary=summary,
             timings=Timings(
                 **self.marks,
-                total=(now - ask.started) * 1000,
+                total=took * 1000,
                 queued=times.queued * 1000 if times is not None else 0.0,
                 upstream=self.waited * 1000,
             ),
@@ -142,6 +144,7 @@ class Trip:
             cache_reason=self.cache_reason,
             cache_age=self.cache_age,
             saved=self.saved,
+            saved_seconds=max(0.0, self.replayed_seconds - took),
             upstream_request_id=self.upstream_request_id,
             usage_missing=summary.missing if summary is not None and self.answered == 200 else None,
             client_retry=blotted(ask.header("x-stainless-retry-count") or "") or None,

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from gateway.cache import folder as folders
@@ -34,8 +35,11 @@ class Disk:
 
     def __init__(self, folder: Path, clock: Clock, *, size_limit: int) -> None:
         """`size_limit` in bytes, of all its files. Opens nothing."""
-        self._folder = folder.absolute()
-        self._writer = Writer(folder, clock, size_limit, self._settled)
+        self._folder, self._clock = folder.absolute(), clock
+        self.timed: Callable[[str, float], None] = _untimed
+        self._writer = Writer(
+            folder, clock, size_limit, self._settled, lambda took: self.timed("set", took)
+        )
         self._readers: Readers[Entry | None] = Readers(self._read, self._leave)
         self._started = self._stopped = False
         self._waiting: dict[bytes, Entry] = {}  # on their way to the disk
@@ -79,7 +83,11 @@ class Disk:
 
     async def get(self, key: bytes, deadline: float) -> Entry | None:
         """What is there, within `deadline` seconds. Never raises."""
-        entry = await self._get(key, deadline) if self._writer.state == "open" else None
+        entry = None
+        if self._writer.state == "open":
+            began = self._clock.monotonic()
+            entry = await self._get(key, deadline)
+            self.timed("get", self._clock.monotonic() - began)
         if entry is not None and entry.created < self._outdated.get(key, 0.0):
             entry = None
         self._hits += entry is not None
@@ -221,6 +229,8 @@ class Disk:
 class NoDisk:
     """`cache.size_limit: 0`: memory is all there is."""
 
+    timed: Callable[[str, float], None]
+
     async def start(self) -> None:
         """Nothing is opened."""
 
@@ -254,6 +264,10 @@ class NoDisk:
 
     def figures(self) -> DiskFigures:
         return DiskFigures()
+
+
+def _untimed(operation: str, seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -201,6 +201,10 @@ class TwoTier:
             memory=self._memory.figures(),
             disk=self._disk.figures(),
         )
+
+    def time_disk(self, timed: Callable[[str, float], None]) -> None:
+        """Tell `timed` of each look-up (get) and write (set) of the disk, in seconds."""
+        self._disk.timed = timed
 
     def reconfigure(self, section: Cache) -> None:
         """Other bounds, from now on; the disk cannot be turned on or off."""

@@ -62,10 +62,16 @@ class Writer:
     words are fixed, so that they may be copied at any time."""
 
     def __init__(
-        self, folder: Path, clock: Clock, limit: int, settled: Callable[[list[Put], bool], None]
+        self,
+        folder: Path,
+        clock: Clock,
+        limit: int,
+        settled: Callable[[list[Put], bool], None],
+        timed: Callable[[float], None],
     ) -> None:
         """`limit` in bytes, of all files. `settled` is called on the loop's thread with what was
-        taken from the queue, and whether it is on disk. Opens nothing."""
+        taken from the queue, and whether it is on disk; `timed` likewise, with the seconds that
+        one transaction took. Opens nothing."""
         self.table: Table | None = None
         self.state = "closed"
         self.limit = limit
@@ -76,6 +82,7 @@ class Writer:
         self.evictions = {"size": 0, "expired": 0, "purged": 0, "refused": 0}
         self.opened, self.ended = asyncio.Event(), asyncio.Event()
         self._folder, self._clock, self._settled = folder.absolute(), clock, settled
+        self._timed = timed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: SimpleQueue[Put | _Job | _Stop] = SimpleQueue()
         self._hurry = threading.Event()
@@ -209,8 +216,10 @@ class Writer:
         need = sum(len(row.data) for row in rows)
         for attempt in range(TRIES):
             try:
+                began = self._clock.monotonic()
                 self.evictions["size"] += table.make_room(need)
                 table.write(rows)
+                self._tell(self._timed, self._clock.monotonic() - began)
             except Exception as error:
                 word = word_for(error)
                 self.errors[word] += 1

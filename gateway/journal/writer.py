@@ -37,7 +37,7 @@ class _Stop:
 class NoAccessLog:
     """`access_log: none`."""
 
-    written = dropped = failed = suppressed = 0
+    written = dropped = failed = suppressed = waiting = 0
 
     def book(self, exchange: Exchange) -> None:
         """Nothing."""
@@ -75,6 +75,11 @@ class AccessLog:
         self._queue: SimpleQueue[bytes | _Reopen | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
+
+    @property
+    def waiting(self) -> int:
+        """Lines not written yet."""
+        return self._queue.qsize()
 
     # On the loop's thread -----------------------------------------------------------------------
 

@@ -49,6 +49,7 @@ class Register:
         self._renewing: set[str] = set()
         self._unwritten: set[str] = set()  # revoked, but not on disk
         self.on_change: Callable[[], None] = lambda: None
+        self.version = 0  # another one after each change
 
     async def start(self) -> None:
         """Read all there is. StoreFailed."""
@@ -244,6 +245,7 @@ class Register:
                 try:
                     return await work()
                 finally:
+                    self.version += 1
                     self.on_change()
 
         return await asyncio.shield(self._own(alone()))

@@ -1,5 +1,6 @@
 """Metrics: the table of what there is (`table.py`) and the sink that counts it (`sink.py`)."""
 
+from gateway.metrics.lag import LoopLag
 from gateway.metrics.lanes import upstream_outcome
 from gateway.metrics.names import literal_models
 from gateway.metrics.page import markdown
@@ -7,6 +8,7 @@ from gateway.metrics.sink import Metrics, standard_registry
 from gateway.metrics.spec import Labels, Spec
 from gateway.metrics.store import Exemplars, Snapshot, Value
 from gateway.metrics.table import ROOMS, SPECS, TABLE
+from gateway.metrics.text import render
 
 __all__ = [
     "ROOMS",
@@ -14,12 +16,14 @@ __all__ = [
     "TABLE",
     "Exemplars",
     "Labels",
+    "LoopLag",
     "Metrics",
     "Snapshot",
     "Spec",
     "Value",
     "literal_models",
     "markdown",
+    "render",
     "standard_registry",
     "upstream_outcome",
 ]

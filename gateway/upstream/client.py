@@ -258,6 +258,7 @@ class HTTPUpstream:
         if not rules.usable(response.status, response.headers.get("transfer-encoding")):
             response.close()
             raise aiohttp.ClientResponseError(response.request_info, ())
+        self.stats.told(response.headers)
         request.call.times.first_byte = attempt.first_byte
         reply = HTTPReply(
             self.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 
@@ -21,6 +22,14 @@ class Stats:
     attempts: int = 0
     retries: int = 0
     outcomes: Counter[str] = field(default_factory=Counter)
+    remaining: dict[str, float] = field(default_factory=dict)  # of its limits, as it last said
+
+    def told(self, headers: Mapping[str, str]) -> None:
+        """An answer's head is here: it may say what is left of the upstream's own limits."""
+        for kind in ("requests", "tokens"):
+            left = headers.get(f"x-ratelimit-remaining-{kind}")
+            if left is not None and left.isascii() and left.isdecimal() and len(left) <= 15:
+                self.remaining[kind] = int(left)
 
 
 def status_class(status: int) -> str:

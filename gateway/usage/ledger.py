@@ -43,6 +43,9 @@ class SQLiteLedger:
         self._writer = Writer(data / NAME, section, zone, clock, boot, self._tell)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._down_since: float | None = None
+        self.timed: Callable[[float], None] = (
+            _untimed  # the seconds that each commit was waited for
+        )
         self._dropped = 0
 
     async def start(self) -> None:
@@ -95,6 +98,8 @@ class SQLiteLedger:
         except TimeoutError:
             if self._down_since is None:
                 self._down_since = asked
+        finally:
+            self.timed(self._clock.monotonic() - asked)
 
     def add(self, exchange: Exchange) -> None:
         """Queue the row of a request that made no call."""
@@ -154,6 +159,10 @@ class SQLiteLedger:
             self._down_since = self._clock.monotonic()
         for done in told:
             done(ok)
+
+
+def _untimed(seconds: float) -> None:
+    """Nobody wants to know."""
 
 
 def _item(exchange: Exchange, done: Done | None = None) -> Item:

@@ -189,9 +189,24 @@ def test_metrics_say_what_the_rows_say(books: Books) -> None:
         ):
             assert money(samples, family, key) == added(own, column)
     assert total(samples, "gateway_cache_saved_tokens_total") == added(rows, "saved_tokens") > 0
+    estimated = Counter[str]()
+    for row in books.of("estimated"):
+        estimated[row["key"]] += row["prompt_tokens"] + row["completion_tokens"]
+    told = by(samples, "gateway_estimated_tokens_total", "key")
+    assert {key: count for key, count in told.items() if count} == estimated
+    asked = by(samples, "gateway_key_requests_total", "key")
+    assert {key: n for key, n in asked.items() if n} == Counter(row["key"] for row in rows)
+    assert total(samples, "gateway_cache_saved_seconds_total") > 0
     caches = Counter(row["cache"] for row in rows)
     caches["none"] += len(books.mixture.refused)
     assert by(samples, "gateway_requests_total", "cache") == caches
+    durations = by(samples, "gateway_request_duration_seconds_count", "cache")
+    assert durations == caches, "a request has no duration, or two"
+    calls = [row for row in rows if row["attempts"]]
+    assert total(samples, "gateway_upstream_requests_total") == len(calls)
+    assert total(samples, "gateway_ledger_commit_seconds_count") >= len(
+        [row for row in calls if row["outcome"] == "ok"]
+    )
     assert total(samples, "gateway_usage_estimated_total") == len(books.of("estimated"))
     unpriced = [r for r in rows if r["cost_nano"] is None and r["usage_source"] != "none"]
     assert total(samples, "gateway_unpriced_requests_total") == len(unpriced) > 0

@@ -18,6 +18,7 @@ from tests.dashboards.boards import (
     FILES,
     MAY_BE_EMPTY,
     PANELS,
+    ROOT,
     Panel,
     escaped,
     matchers,
@@ -26,7 +27,7 @@ from tests.dashboards.boards import (
     selectors,
     variables,
 )
-from tools.dashboards.queries import STANDARD, Queries, family
+from tools.dashboards.queries import FAILED, STANDARD, Queries, family
 
 UNITS = {
     line
@@ -277,6 +278,12 @@ def test_every_family_is_on_a_panel() -> None:
     missing = [spec.name for spec in TABLE if spec.name not in shown | NOT_SHOWN.keys()]
     assert not missing, f"on no dashboard: {missing}"
     assert not NOT_SHOWN.keys() & shown
+
+
+def test_what_failed_is_what_the_alerts_say() -> None:
+    """The success that is shown, and the one that wakes somebody, are the same."""
+    rules = (ROOT / "dashboards" / "prometheus" / "rules" / "recording.yml").read_text("utf-8")
+    assert f"gateway_errors_total{{{FAILED}}}" in rules
 
 
 # --- what the tests themselves stand on -----------------------------------------------------------

@@ -10,28 +10,17 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Any
 
-import aiohttp
 import msgspec
-from aiohttp.http_exceptions import HttpProcessingError
-from multidict import CIMultiDict
-from yarl import URL
 
 from gateway.config import Disconnect, UpstreamSection
 from gateway.errors import GatewayError, UpstreamTimeout
-from gateway.exchange import Caller, CallerKind, HeaderList
+from gateway.exchange import Caller, CallerKind
 from gateway.ports import Call, Clock
 from gateway.upstream import faults, rules
-from gateway.upstream.pool import (
-    ATTEMPT,
-    Attempt,
-    Pool,
-    check_parser,
-    find_proxy,
-    open_session,
-    tls_context,
-)
+from gateway.upstream.connection import Connection
+from gateway.upstream.dial import Dialer, find_proxy
+from gateway.upstream.pool import Pool
 from gateway.upstream.reply import HTTPReply
 from gateway.upstream.stats import Stats
 from gateway.upstream.upload import Upload
@@ -50,7 +39,6 @@ class HTTPUpstream:
 
     def __init__(self, section: UpstreamSection, *, instance_id: str, clock: Clock) -> None:
         """Reads the CA file and the environment's proxies; ValueError where they cannot be used."""
-        check_parser()
         self.name = section.name
         self.stats = Stats()
         self.finish_on_disconnect = section.on_disconnect is Disconnect.FINISH
@@ -64,17 +52,19 @@ class HTTPUpstream:
         self._access = rules.access(section)
         self._target = rules.target(section)
         self._paths = section.paths if section.api_key else None
-        self._headers = [(name.lower(), str(value)) for name, value in section.headers.items()]
         self._via = rules.via_entry(instance_id)
         self._usage_refused = False
-        self._secure = self._target.prefix.startswith("https:")
         self._proxy = find_proxy(section.proxy, self._target.prefix)
-        hops = [self._target.prefix, self._proxy.url if self._proxy else ""]
-        needs_tls = any(hop.startswith("https:") for hop in hops)
-        self._tls = tls_context(section.ca_file) if needs_tls else None
+        self._dialer = Dialer(self._target.prefix, self._proxy, section.ca_file)
+        secure = self._dialer.target.secure
+        self._headers = rules.configured_headers(section.headers)
+        if self._proxy and self._proxy.authorization and not secure:
+            self._headers.append(("proxy-authorization", self._proxy.authorization))
+        # A proxy of plain HTTP is asked for whole URLs (RFC 9112 section 3.2.2).
+        self._origin = "" if self._proxy and not secure else self._target.origin
+        self._host = f" HTTP/1.1\r\nhost: {self._dialer.target.host_header}\r\n"
         self._turns = asyncio.Semaphore(section.max_connections)
         self._pool: Pool | None = None
-        self._session: aiohttp.ClientSession | None = None
 
     # -- what it is --------------------------------------------------------------------------------
 
@@ -124,6 +114,7 @@ class HTTPUpstream:
             self._done("abandoned")
             raise
         if isinstance(found, HTTPReply):
+            found.deliver(self._done)
             return found
         self._done(found.outcome)
         raise found.error
@@ -139,24 +130,24 @@ class HTTPUpstream:
 
     async def close(self) -> None:
         """Close every connection, those in use too."""
-        if self._pool is not None:
-            self._pool.abort()
-        if self._session is not None:
-            await self._session.close()
+        self._open().abort()
+        await asyncio.sleep(0)  # the loop tells each of them
 
     # -- one call ----------------------------------------------------------------------------------
 
     def _prepare(self, call: Call) -> _Request:
         rules.check_method(call.method)
-        url = URL(self._target.url(call.path, call.query), encoded=True)
+        url = self._target.url(call.path, call.query)
         headers = rules.request_headers(
             call.headers, call.caller, self._access, self._headers, self._via
         )
-        if self._proxy and self._proxy.authorization and not self._secure:
-            headers.append(("proxy-authorization", self._proxy.authorization))
+        upload = Upload(call)
+        head = rules.request_head(
+            f"{call.method} {url.removeprefix(self._origin)}{self._host}", headers, upload.framing
+        )
         total = self._section.timeouts.total
         ends = None if total is None else asyncio.get_running_loop().time() + total
-        return _Request(call, url, headers, ends)
+        return _Request(call, head, ends)
 
     async def _take_turn(self, request: _Request) -> None:
         """At most `max_connections` calls at once; the others wait in line, and are seen to."""
@@ -193,108 +184,58 @@ class HTTPUpstream:
 
     async def _once(self, request: _Request, *, fresh: bool) -> HTTPReply | _Failure:
         """One attempt. A failure is returned, so that none is the context of another (I8)."""
-        deadline = asyncio.timeout_at(request.ends)
-        times = request.call.times
-        over = False
-
-        def progress() -> None:
-            if not over:
-                deadline.reschedule(self._patience(request))
-
-        def on_connected() -> None:
-            times.connected = self._clock.monotonic()
-            progress()
-
+        call = request.call
         self.stats.attempts += 1
-        attempt = Attempt(fresh=fresh, on_connected=on_connected)
-        upload = Upload(request.call, progress)
-        mark = ATTEMPT.set(attempt)
-        try:
-            async with deadline:
-                response = await self._request(request, upload)
-            return self._reply(request, attempt, upload, response)
-        except (aiohttp.ClientError, HttpProcessingError, OSError, RuntimeError) as exc:
-            failure = self._explain(request, attempt, upload, exc)
-        except BaseException:
-            attempt.drop()
-            raise
-        finally:
-            over = True
-            ATTEMPT.reset(mark)
-        attempt.drop()
-        return failure
-
-    async def _request(self, request: _Request, upload: Upload) -> aiohttp.ClientResponse:
-        session = self._session or self._open()
-        headers = CIMultiDict(request.headers)
-        if upload.length is not None:
-            headers["content-length"] = str(upload.length)
-        proxy: dict[str, Any] = {}
-        if self._proxy:
-            proxy["proxy"] = self._proxy.url
-            if self._proxy.authorization and self._secure:
-                proxy["proxy_headers"] = {"Proxy-Authorization": self._proxy.authorization}
-        return await session.request(
-            request.call.method,
-            request.url,
-            headers=headers,
-            data=upload.data,
-            allow_redirects=False,  # K3: a credential follows nobody
-            **proxy,
-        )
-
-    def _open(self) -> aiohttp.ClientSession:
-        self._pool = Pool(self._clock, self._section.keepalive, self._tls)
-        self._session = open_session(self._pool, self._section.timeouts.connect)
-        return self._session
-
-    def _reply(
-        self,
-        request: _Request,
-        attempt: Attempt,
-        upload: Upload,
-        response: aiohttp.ClientResponse,
-    ) -> HTTPReply:
-        if not rules.usable(response.status, response.headers.get("transfer-encoding")):
-            response.close()
-            raise aiohttp.ClientResponseError(response.request_info, ())
-        self.stats.told(response.headers)
-        request.call.times.first_byte = attempt.first_byte
+        pool = self._pool or self._open()
+        connection = None if fresh else pool.take()
+        if connection is None:
+            made = await self._connect(pool, request)
+            if isinstance(made, _Failure):
+                return made
+            connection = made
+        times = call.times
+        times.connected = self._clock.monotonic()
         reply = HTTPReply(
-            self.name,
-            response,
-            attempt,
-            times=request.call.times,
-            idle=self._section.timeouts.idle,
-            ends=request.ends,
-            done=self._done,
+            self.name, pool.loop, self._clock, times, self._section.timeouts, request.ends
         )
-        upload.on_error = reply.fail
-        return reply
-
-    def _explain(
-        self, request: _Request, attempt: Attempt, upload: Upload, exc: Exception
-    ) -> _Failure:
-        if upload.error is not None:
-            return _Failure(upload.error, "abandoned")
-        if isinstance(exc, TimeoutError) and not isinstance(exc, aiohttp.ClientError):
-            now = asyncio.get_running_loop().time()
-            whole = request.ends is not None and now >= request.ends
-            what = "was not done" if whole else "did not begin to answer"
-            late = UpstreamTimeout(f"Upstream '{self.name}' {what} in time.")
-            return _Failure(late, faults.TIMEOUT)
-        error, outcome = faults.before_head(self.name, exc)
-        return _Failure(error, outcome, self._is_stale(request, attempt, exc))
-
-    def _is_stale(self, request: _Request, attempt: Attempt, exc: Exception) -> bool:
-        """A pooled connection that was dead when it was taken (I4): nobody has seen the request."""
-        return (
-            attempt.reused
-            and attempt.received == 0
-            and not isinstance(request.call.body, AsyncIterator)
-            and not isinstance(exc, TimeoutError | aiohttp.ClientResponseError)
-            and self._clock.monotonic() - (request.call.times.connected or 0) < RETRY_WITHIN
+        await reply.ask(connection, request.head, Upload(call), bare=call.method == "HEAD")
+        if reply.headed:
+            self.stats.told(dict(reply.headers))
+            return reply
+        assert reply.error is not None
+        # A pooled connection that was dead when it was taken (I4): nobody has seen the request.
+        again = (
+            reply.stale
+            and not isinstance(call.body, AsyncIterator)
+            and self._clock.monotonic() - times.connected < RETRY_WITHIN
         )
+        return _Failure(reply.error, reply.outcome or faults.ERROR, again)
+
+    async def _connect(self, pool: Pool, request: _Request) -> Connection | _Failure:
+        limit = pool.loop.time() + self._section.timeouts.connect
+        until = limit if request.ends is None else min(limit, request.ends)
+        reason = ""
+        try:
+            async with asyncio.timeout_at(until):
+                return await pool.connect()
+        except faults.NoConnection as exc:
+            reason = str(exc)
+        except TimeoutError:
+            pass
+        if reason:
+            return _Failure(faults.no_answer(self.name, reason), faults.CONNECT)
+        message = (
+            f"No connection to upstream '{self.name}' came about in time."
+            if until == limit
+            else f"Upstream '{self.name}' was not done in time."
+        )
+        return _Failure(UpstreamTimeout(message), faults.TIMEOUT)
+
+    def _open(self) -> Pool:
+        if self._pool is None:
+            loop = asyncio.get_running_loop()
+            self._pool = Pool(loop, self._dialer, self._section.keepalive)
+        return self._pool
 
     async def _listed(self, caller: Caller) -> list[dict[str, object]]:
         call = Call("GET", "models", "", [("user-agent", "gateway")], None, 0, caller)
@@ -321,8 +262,7 @@ class _Request:
     """A call in the form in which it leaves. `ends`: the loop's time at which `total` is over."""
 
     call: Call
-    url: URL = field(repr=False)
-    headers: HeaderList = field(repr=False)
+    head: bytes = field(repr=False)
     ends: float | None
 
 

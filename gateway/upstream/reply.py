@@ -1,6 +1,7 @@
 """An upstream's answer: its head, its bytes as they come, and an end that is told apart from a cut.
 
-Nothing here reads ahead: aiohttp stops reading the socket at twice `READ_BUFFER` (requirement I6).
+Bytes go from the socket to who `pour`s in one call, without a task, a future or a timer for each of
+them. What nobody takes waits here, and past `READ_BUFFER` in the socket (requirement I6).
 """
 
 from __future__ import annotations
@@ -10,80 +11,140 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-
+from gateway.config import Timeouts
 from gateway.errors import UpstreamCut, UpstreamTimeout
 from gateway.exchange import HeaderList
-from gateway.ports import CallTimes
+from gateway.ports import CallTimes, Clock
 from gateway.upstream import faults, rules
-from gateway.upstream.pool import Attempt
+from gateway.upstream.connection import Connection, RawHeaders
+from gateway.upstream.faults import Break
 from gateway.upstream.stats import status_class
+from gateway.upstream.upload import Upload
+
+READ_BUFFER = 128 * 1024  # bytes; past it the socket is not read
 
 
 class HTTPReply:
-    """The `Reply` port. `done` is called once with the outcome when the connection is let go."""
+    """The `Reply` port, and the `Receiver` of its connection: one attempt at one call."""
+
+    __slots__ = (
+        "_buffer", "_buffered", "_clock", "_connection", "_done", "_ends", "_loop",
+        "_name", "_stopped", "_take", "_timeouts", "_upload", "_waiter", "_waiting_since",
+        "encoded", "error", "headed", "headers", "length", "outcome", "stale", "status", "times",
+    )  # fmt: skip
 
     def __init__(
         self,
         name: str,
-        response: aiohttp.ClientResponse,
-        attempt: Attempt,
-        *,
+        loop: asyncio.AbstractEventLoop,
+        clock: Clock,
         times: CallTimes,
-        idle: float,
+        timeouts: Timeouts,
         ends: float | None,
-        done: Callable[[str], None],
     ) -> None:
-        self.status = response.status
-        self.headers: HeaderList = rules.response_headers(response.raw_headers)
+        """`ends`: the loop's time at which `timeouts.total` is over."""
         self.times = times
-        length = response.headers.get("content-length", "")
-        self.length: int | None = int(length) if length.isdecimal() else None
-        coding = response.headers.get("content-encoding", "identity")
-        self.encoded = coding.strip().lower() not in {"", "identity"}
+        self.status = 0
+        self.headers: HeaderList = []
+        self.length: int | None = None
+        self.encoded = False
+        self.error: Exception | None = None
+        self.outcome: str | None = None  # once it is over
+        self.stale = False  # the connection was dead when it was taken
         self._name = name
-        self._response = response
-        self._attempt = attempt
-        self._idle = idle
+        self._loop = loop
+        self._clock = clock
+        self._timeouts = timeouts
         self._ends = ends
-        self._done: Callable[[str], None] | None = done
-        self._error: Exception | None = None
-        # Such a body ends with its connection, so a reset cuts it (RFC 9112 section 8).
-        self._delimited = self.length is None and "transfer-encoding" not in response.headers
-        self._loop = asyncio.get_running_loop()
-        self._waiting: float | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._ended = False
-        attempt.on_fault = self._check_fault
-        self._arm()
-        self._check_fault()
+        self._connection: Connection | None = None
+        self._upload: asyncio.Task[None] | None = None
+        self._done: Callable[[str], None] | None = None
+        self.headed = False
+        self._buffer: list[bytes] = []
+        self._buffered = 0
+        self._take: Callable[[bytes], bool] | None = None
+        self._stopped = False
+        self._waiter: asyncio.Future[None] | None = None
+        self._waiting_since: float | None = None
+
+    # -- the call ----------------------------------------------------------------------------------
+
+    async def ask(self, connection: Connection, head: bytes, upload: Upload, *, bare: bool) -> None:
+        """Send the request; return when the answer's head is here, or `error` says why not."""
+        self._connection = connection
+        body = upload.whole
+        connection.begin(self, head + body if body else head, whole=body is not None, bare=bare)
+        self._progress()
+        if body is None:
+            self._upload = self._loop.create_task(self._send(connection, upload))
+        try:
+            await self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def deliver(self, done: Callable[[str], None]) -> None:
+        """From now on it is the caller's. `done` is called once, with the outcome, when the
+        connection is let go."""
+        if self.outcome is not None:
+            done(self.outcome)
+        else:
+            self._done = done
+
+    async def _send(self, connection: Connection, upload: Upload) -> None:
+        try:
+            await upload.run(connection, self._progress)
+        except ConnectionError:
+            pass  # the connection tells
+        except Exception as exc:
+            self._fail(exc, faults.CUT if self.headed else faults.ABANDONED)
+
+    def _progress(self) -> None:
+        """A sign of life of the request: the wait for the answer begins anew."""
+        if not self.headed and self._connection is not None:
+            due = self._loop.time() + self._timeouts.first_byte
+            self._connection.wake(due if self._ends is None else min(due, self._ends))
+
+    # -- the port ----------------------------------------------------------------------------------
 
     async def read(self) -> bytes:
         """Next bytes as they come, b"" at a clean end. UpstreamCut, UpstreamTimeout."""
-        data = b""
-        if self._ended:
-            return data
-        if self._error is None:
-            self._waiting = self._loop.time()
-            try:
-                data = await self._response.content.readany()
-            except (aiohttp.ClientError, OSError, RuntimeError) as exc:
-                self.fail(faults.in_body(self._name, exc))
-            except Exception as exc:  # what `fail` has put there
-                self.fail(exc)
+        while not self._buffer:
+            if self.error is not None:
+                raise self.error
+            if self.outcome is not None:
+                return b""
+            await self._wait()
+        return self._drain()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Hand over bytes as they come, until `take` wants no more for now (True) or the clean end
+        (False). What `take` raises; UpstreamCut, UpstreamTimeout."""
+        while True:
+            if self._buffer:
+                if not take(self._drain()):
+                    return True
+            elif self.error is not None:
+                raise self.error
+            elif self.outcome is not None:
+                return False
             else:
-                self._check_end()
-            finally:
-                self._waiting = None
-        if self._error is not None:
-            raise self._error
-        return data
+                self._take, self._stopped = take, False
+                try:
+                    await self._wait()
+                finally:
+                    self._take = None
+                if self._stopped:
+                    return True
 
     def close(self) -> None:
-        """Let go: an answer read to its end gives its connection back, any other closes it."""
-        if self._done is not None:
-            self._error = UpstreamCut(f"The answer of upstream '{self._name}' was let go.")
-            self._let_go("abandoned")
+        """Let go: an answer that was read to its end has given its connection back, any other
+        closes it."""
+        let_go = UpstreamCut(f"The answer of upstream '{self._name}' was let go.")
+        if self._buffer:
+            self._buffer.clear()
+            self.error = let_go
+        self._fail(let_go, faults.ABANDONED)
 
     def __enter__(self) -> Self:
         return self
@@ -96,54 +157,115 @@ class HTTPReply:
     ) -> None:
         self.close()
 
-    def fail(self, error: Exception) -> None:
-        """End the answer with `error`: who reads gets it, and the connection closes at once."""
-        if self._done is None:
+    def _drain(self) -> bytes:
+        buffer = self._buffer
+        data = buffer[0] if len(buffer) == 1 else b"".join(buffer)
+        buffer.clear()
+        self._buffered = 0
+        if self._connection is not None:
+            self._connection.resume()
+        return data
+
+    async def _wait(self) -> None:
+        self._waiting_since = self._loop.time()
+        self._waiter = self._loop.create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = self._waiting_since = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # -- what the connection tells -----------------------------------------------------------------
+
+    def on_first_byte(self) -> None:
+        self.times.first_byte = self._clock.monotonic()
+
+    def on_head(self, status: int, headers: RawHeaders) -> None:
+        head = rules.response_head(headers)
+        if not rules.usable(status, head.transfer_encoding):
+            self.on_break(Break.GARBAGE)
             return
-        self._error = error
-        self._response.content.set_exception(error)
-        self._let_go(faults.TIMEOUT if isinstance(error, UpstreamTimeout) else faults.CUT)
+        self.status = status
+        self.headers, self.length, self.encoded = head.headers, head.length, head.encoded
+        self.headed = True
+        self._watch()
+        self._wake()
 
-    def _check_end(self) -> None:
-        if not self._response.content.at_eof():
+    def on_data(self, data: bytes) -> None:
+        take = self._take
+        if take is None:
+            self._buffer.append(data)
+            self._buffered += len(data)
+            if self._buffered > READ_BUFFER and self._connection is not None:
+                self._connection.pause()
+            self._wake()
             return
-        if self._delimited and self._attempt.reset:
-            self.fail(faults.in_body(self._name, ConnectionResetError()))
-        else:
-            self._ended = True
-            self._let_go(status_class(self.status))
+        self._waiting_since = self._loop.time()
+        try:
+            if take(data):
+                return
+            self._stopped = True
+        except Exception as exc:
+            self._fail(exc, faults.ABANDONED)
+        self._take = None
+        self._wake()
 
-    def _check_fault(self) -> None:
-        """aiohttp leaves a reader waiting for ever when a body stops being HTTP."""
-        fault = self._attempt.fault
-        if isinstance(fault, Exception) and not self._response.content.is_eof():
-            self.fail(faults.in_body(self._name, fault))
+    def on_end(self) -> None:
+        self._over(status_class(self.status))
 
-    def _let_go(self, outcome: str) -> None:
-        done, self._done = self._done, None
-        if done is None:
+    def on_break(self, why: Break) -> None:
+        connection = self._connection
+        if self.headed:
+            self._fail(faults.cut_short(self._name, why), faults.CUT)
             return
-        if self._timer is not None:
-            self._timer.cancel()
-        # After the end it is in the pool again, perhaps another call's by now: not ours to close.
-        connection = self._response.connection
-        if connection is not None and connection.transport is not None:
-            connection.transport.abort()
-        self._response.close()
-        done(outcome)
+        if connection is not None and connection.uses and not connection.received:
+            self.stale = why is Break.CLOSED
+        self._fail(faults.no_answer(self._name, why.value), faults.ERROR)
 
-    def _arm(self) -> None:
-        """One timer for an answer, set anew only when it rings: a chunk costs no timer."""
-        quiet_since = self._waiting if self._waiting is not None else self._loop.time()
-        due = quiet_since + self._idle
-        due = due if self._ends is None else min(due, self._ends)
-        self._timer = self._loop.call_at(due, self._ring)
+    # -- deadlines ---------------------------------------------------------------------------------
 
-    def _ring(self) -> None:
-        now = self._loop.time()
+    def on_alarm(self, now: float) -> None:
+        name, since = self._name, self._waiting_since
         if self._ends is not None and now >= self._ends:
-            self.fail(UpstreamTimeout(f"Upstream '{self._name}' was not done in time."))
-        elif self._waiting is not None and now - self._waiting >= self._idle:
-            self.fail(UpstreamTimeout(f"Upstream '{self._name}' fell silent."))
+            self._time_out(f"Upstream '{name}' was not done in time.")
+        elif not self.headed:
+            self._time_out(f"Upstream '{name}' did not begin to answer in time.")
+        elif since is not None and now - since >= self._timeouts.idle:
+            self._time_out(f"Upstream '{name}' fell silent.")
         else:
-            self._arm()
+            self._watch()
+
+    def _watch(self) -> None:
+        """Silence counts while somebody waits for bytes."""
+        if self._connection is not None:
+            quiet_since = self._waiting_since
+            due = (self._loop.time() if quiet_since is None else quiet_since) + self._timeouts.idle
+            self._connection.wake(due if self._ends is None else min(due, self._ends))
+
+    def _time_out(self, message: str) -> None:
+        self._fail(UpstreamTimeout(message), faults.TIMEOUT)
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _fail(self, error: Exception, outcome: str) -> None:
+        """End with `error`: who reads gets it, and the connection closes at once."""
+        if self.outcome is None:
+            self.error = error
+            if self._connection is not None:
+                self._connection.abort()
+            self._over(outcome)
+
+    def _over(self, outcome: str) -> None:
+        self.outcome = outcome
+        # It may be another call's from now on: not ours to close.
+        self._connection = None
+        upload, self._upload = self._upload, None
+        if upload is not None and upload is not asyncio.current_task():
+            upload.cancel()
+        done, self._done = self._done, None
+        if done is not None:
+            done(outcome)
+        self._wake()

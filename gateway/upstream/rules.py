@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from urllib.parse import quote, unquote_plus, unquote_to_bytes
+from urllib.parse import quote, unquote_plus, unquote_to_bytes, urlsplit
 
 from gateway.config import UpstreamSection, upstream_base
 from gateway.config.addresses import is_echo
@@ -201,6 +201,12 @@ class Target:
     query: str = field(repr=False)
     names: frozenset[str]
 
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port as they stand in `prefix`."""
+        parts = urlsplit(self.prefix)
+        return self.prefix[: len(parts.scheme) + len("://") + len(parts.netloc)]
+
     def url(self, path: str, query: str) -> str:
         """The absolute URL: the client's path and query as they came, configured parameters win."""
         if not safe_path(path):
@@ -256,20 +262,28 @@ DROPPED = HOP_BY_HOP | {
 DROPPED_PREFIXES = ("x-gateway-", "access-control-", "x-accel-")
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
 
 
 def sendable(value: str) -> str | None:
-    """A latin-1 value in the form that aiohttp, which writes UTF-8, sends as the same bytes.
+    """A value that is sent as the same latin-1 bytes; None where it cannot be, or where a control
+    byte is inside (RFC 9110 section 5.5)."""
+    return None if _UNSENDABLE.search(value) else value
 
-    None where it cannot, or where a control byte is inside (RFC 9110 section 5.5).
-    """
-    if value.isascii():
-        return None if _CONTROL.search(value) else value
-    try:
-        text = value.encode("latin-1").decode("utf-8")
-    except UnicodeError:
-        return None
-    return None if _CONTROL.search(text) else text
+
+def configured_headers(headers: Mapping[str, str]) -> HeaderList:
+    """The configuration's headers: names in lower case; values leave as UTF-8."""
+    return [(name.lower(), str(v).encode().decode("latin-1")) for name, v in headers.items()]
+
+
+def request_head(start: str, headers: HeaderList, framing: str) -> bytes:
+    """The bytes of a request's head. `start`: its first lines; `framing`: the line that says how
+    long its body is, or "". ValueError rather than a line more than was meant."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
+    head = f"{start}{lines}{framing}\r\n".encode("latin-1")
+    if head.count(b"\n") != len(headers) + 3 + bool(framing) or head.count(b"\r\n\r\n") != 1:
+        raise ValueError("a request's head would not be what it says")
+    return head
 
 
 def request_headers(
@@ -299,9 +313,42 @@ def request_headers(
     return [pair for pair in found if pair[0] not in names] + configured
 
 
+@dataclass(frozen=True, slots=True)
+class ResponseHead:
+    """What an upstream's head says. `headers`: what is passed on; `length`: of the body, declared;
+    `encoded`: with a Content-Encoding that was not asked for."""
+
+    headers: HeaderList
+    length: int | None
+    encoded: bool
+    transfer_encoding: str | None
+
+
+def response_head(raw: Iterable[tuple[bytes, bytes]]) -> ResponseHead:
+    """Read a head: names in lower case, values latin-1."""
+    headers = [(n.decode("latin-1").lower(), v.decode("latin-1").strip(" \t")) for n, v in raw]
+    found: dict[str, str] = {}
+    for name, value in headers:
+        if name in _OF_THE_BODY:
+            found[name] = f"{found[name]}, {value}" if name in found else value
+    length = found.get("content-length", "")
+    return ResponseHead(
+        headers=_passed_on(headers),
+        length=int(length) if length.isdecimal() else None,
+        encoded=found.get("content-encoding", "").lower() not in {"", "identity"},
+        transfer_encoding=found.get("transfer-encoding"),
+    )
+
+
+_OF_THE_BODY = frozenset({"content-length", "content-encoding", "transfer-encoding"})
+
+
 def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> HeaderList:
     """What of an upstream's head is passed on: names in lower case, values latin-1."""
-    headers = [(n.decode("latin-1").lower(), v.decode("latin-1")) for n, v in raw]
+    return response_head(raw).headers
+
+
+def _passed_on(headers: HeaderList) -> HeaderList:
     dropped = _named_in_connection(headers) | DROPPED
     return [
         (name, value)

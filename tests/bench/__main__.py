@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import hits, joins, ledger, machine, relays, results, start
+from tests.bench import hits, joins, ledger, machine, mixed, relays, results, start, stores
 from tests.bench.scene import Pace, Scene
 from tests.bench.sides import LOOP
 
@@ -25,10 +25,16 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "relay": relays.relay,
     "miss": relays.miss,
     "bulk": relays.bulk,
+    "ttfb": relays.ttfb,
+    "paced": relays.paced,
+    "open": relays.opened,
+    "disk": stores.disk,
+    "start": start.start,
+    "mixed": mixed.mixed,
 }
+LONG = frozenset({"mixed"})  # only where it is named
 # Files with floors of their own.
 OTHERS: dict[str, Callable[[], bool]] = {
-    "start": start.main,
     "joins": joins.main,
     "ledger": ledger.main,
 }
@@ -38,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all that is started inherits it
-    names = options.cases or [*CASES, *OTHERS]
+    names = options.cases or [name for name in (*CASES, *OTHERS) if name not in LONG]
     began, good = time.perf_counter(), True
     scene = measure([name for name in names if name in CASES], options)
     good = all(figure.reaches(figure.floor) for figure in scene.figures)

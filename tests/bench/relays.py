@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from tests.bench import machine
+from tests.bench.figures import Figure
 from tests.bench.hits import only
-from tests.bench.load import Load
-from tests.bench.material import BULK, template
+from tests.bench.load import Load, Watch, told
+from tests.bench.material import BULK, PACED, SLOW, template
 from tests.bench.scene import NO_STORE, Scene
+from tests.bench.sides import Side
 
 
 def relay(scene: Scene) -> None:
@@ -59,3 +62,77 @@ def bulk(scene: Scene) -> None:
     )
     what = "bulk streams, against the bare relay"
     scene.figure(found.versus("bulk", what, ("gateway", "bare relay"), 0.85, 1.0))
+
+
+def ttfb(scene: Scene) -> None:
+    """One connection: what is added to the time until a stream's first byte."""
+    watch = Watch("ttfb", template(BULK, stream=True), headers=NO_STORE)
+    bare = scene.reference("relay", scene.streams, "bare relay of streams")
+    found = scene.take_turns(
+        "ttfb",
+        {
+            "gateway": (scene.product, watch),
+            "bare relay": (bare, watch),
+            "no proxy": (scene.streams, watch),
+        },
+    )
+    pairs = zip(found.of("gateway", "p50"), found.of("bare relay", "p50"), strict=True)
+    added = [(one - other) / 1000 for one, other in pairs]
+    what = "added time to first byte at 1 connection, p50"
+    scene.figure(Figure("ttfb", what, added, "ms", 0.5, 0.2, most=True))
+
+
+PACED_STREAMS = 200
+
+
+def paced(scene: Scene) -> None:
+    """200 streams of 40 events a second, as models write them."""
+    watch = Watch("paced", template(PACED, stream=True), PACED_STREAMS, NO_STORE)
+    bare = scene.reference("relay", scene.streams, "bare relay of streams")
+    found = scene.take_turns(
+        "paced",
+        {
+            "gateway": (scene.product, watch),
+            "bare relay": (bare, watch),
+            "no proxy": (scene.streams, watch),
+        },
+    )
+    what = "paced streams, CPU per event, against the bare relay"
+    ratios = found.ratios("gateway", "bare relay", "cpu")
+    scene.figure(Figure("paced", what, ratios, "x", 1.3, 1.0, most=True))
+    pairs = zip(found.of("gateway", "p99"), found.of("no proxy", "p99"), strict=True)
+    added = [(one - other) / 1000 for one, other in pairs]
+    what = "paced streams, added latency of an event, p99"
+    scene.figure(Figure("paced", what, added, "ms", 10.0, 10.0, most=True))
+
+
+OPEN_STREAMS, QUICK_STREAMS, WARM_STREAMS = 800, 200, 50
+
+
+def opened(scene: Scene) -> None:
+    """Memory of each open stream, of a fresh process that has had some streams before."""
+    count = QUICK_STREAMS if scene.pace.quick else OPEN_STREAMS
+    bare = scene.reference("relay", scene.streams, "bare relay of open streams")
+    with scene.own_product("open", {}) as product:
+        for side, name, headers, floor, goal in (
+            (product, "", NO_STORE, 40.0, 25.0),
+            (product, ", of one that is kept", (), None, None),
+            (bare, ", of the bare relay", NO_STORE, None, None),
+        ):
+            scene.say(f"open: {count} streams{name}")
+            body = template(SLOW, stream=True)
+            held(Watch("open", body, WARM_STREAMS, headers), side)
+            more = held(Watch("open", body, count, headers), side) / count / 1000
+            what = f"open streams, memory of each{name}"
+            scene.figure(Figure("open", what, [more], "kB", floor, goal, most=True))
+
+
+def held(watch: Watch, side: Side) -> int:
+    """Bytes of memory that a side has more while these streams are open."""
+    before = machine.resident(side.pids[0])
+    with watch.started(side) as client:
+        told(side, client, "open")
+        more = machine.resident(side.pids[0]) - before
+        assert client.stdin is not None
+        client.stdin.close()
+    return more

@@ -12,7 +12,7 @@ from typing import Any
 
 from tests.bench import machine, sides
 from tests.bench.figures import Figure, Rounds, in_turn
-from tests.bench.load import Load, Sample
+from tests.bench.load import Load, Sample, Watch
 from tests.bench.material import DISTINCT, numbered
 from tests.bench.sides import Product, Side
 
@@ -116,10 +116,10 @@ class Scene:
         for number in range(count):
             side.ask(numbered(template, first + number))
 
-    def take_turns(self, case: str, goes: Mapping[str, tuple[Side, Load]]) -> Rounds:
+    def take_turns(self, case: str, goes: Mapping[str, tuple[Side, Load | Watch]]) -> Rounds:
         """All sides in turn; prints what each did."""
 
-        def go(side: Side, load: Load) -> Callable[[float], Sample]:
+        def go(side: Side, load: Load | Watch) -> Callable[[float], Sample]:
             return lambda seconds: load.run(side, seconds)
 
         ways = {name: go(side, load) for name, (side, load) in goes.items()}

@@ -226,7 +226,7 @@ def settings(fixed: int, streams: int, loop: str, cache: Mapping[str, Any]) -> d
     upstream = {"auth": "none", "proxy": "none"}
     models = [material.BULK, material.PACED, material.SLOW]
     return {
-        "server": {"event_loop": loop},
+        "server": {"event_loop": loop, "drain_timeout": "1s"},
         "upstreams": [
             {"name": "fixed", "base_url": f"http://127.0.0.1:{fixed}/v1", **upstream}
             | {"models": [material.FIXED]},

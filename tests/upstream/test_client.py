@@ -20,7 +20,7 @@ from gateway.errors import (
     UpstreamTimeout,
 )
 from gateway.exchange import Caller, CallerKind
-from gateway.upstream.pool import Wire
+from gateway.upstream.connection import Connection
 from tests.upstream.conftest import (
     CHUNKED,
     HEAD,
@@ -482,14 +482,14 @@ async def test_no_retry_after_one_byte(
 ) -> None:
     """B14, I4: aiohttp's own error does not tell these from silence."""
     received = asyncio.Event()
-    real = Wire.data_received
+    real = Connection.data_received
 
-    def data_received(wire: Wire, data: bytes) -> None:
+    def data_received(wire: Connection, data: bytes) -> None:
         real(wire, data)
         if data == answer:
             received.set()
 
-    monkeypatch.setattr(Wire, "data_received", data_received)
+    monkeypatch.setattr(Connection, "data_received", data_received)
 
     async def script(peer: Peer) -> None:
         await peer.request()

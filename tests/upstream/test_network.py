@@ -12,7 +12,7 @@ import pytest
 
 from gateway.config import SecretURL
 from gateway.errors import UpstreamError, UpstreamTimeout
-from gateway.upstream.pool import check_parser, find_proxy, tls_context
+from gateway.upstream.dial import find_proxy, tls_context
 from tests.upstream.conftest import (
     CHUNKED,
     OK,
@@ -107,16 +107,6 @@ def test_without_system_roots_those_of_certifi_serve(
     assert tls_context("").cert_store_stats()["x509_ca"] > 50
 
 
-def test_the_compiled_parser_is_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
-    """C1: most smuggling faults were the pure-Python parser's."""
-    check_parser()
-    import aiohttp.http_parser as parsers
-
-    monkeypatch.setattr(parsers, "HttpResponseParser", parsers.HttpResponseParserPy)
-    with pytest.raises(RuntimeError, match="compiled parser"):
-        check_parser()
-
-
 # -- proxies -------------------------------------------------------------------------------------
 
 
@@ -143,11 +133,10 @@ def proxying(server: Server | None, seen: list[str], status: bytes = b"200 OK") 
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(ConnectionError):
+    with contextlib.closing(writer), contextlib.suppress(ConnectionError):
         while data := await reader.read(65536):
             writer.write(data)
             await writer.drain()
-    writer.close()
 
 
 async def test_plain_requests_go_through_the_proxy(serve: Serve, make: Make) -> None:

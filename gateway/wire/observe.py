@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Protocol
 
@@ -25,6 +26,7 @@ from gateway.wire.findings import (
     Findings,
 )
 
+UNCOUNTED = 8 * 1024  # bytes of events in which what was said is not counted yet
 JSON_CAP = 16 * 1024 * 1024  # bytes of a JSON answer kept to be read at its end
 
 Piece = bytes
@@ -96,8 +98,12 @@ _WITH_CHOICES = frozenset({"chat/completions", "completions"})
 
 
 # An event that matters once content has begun: usage or a finish reason that is not null (nor "").
-# `"usage":null` and `"finish_reason":null` stand in nearly every event.
-_MATTERS = re.compile(rb'"(?:usage|finish_reason)"\s*:\s*(?:[^\sn"]|"[^"])').search
+# `"usage":null` and `"finish_reason":null` stand in nearly every event. Each pattern begins with
+# letters of its own: those the search can skip to.
+_MATTERS = tuple(
+    re.compile(rb'"%b"\s*:\s*(?:[^\sn"]|"[^"])' % name).search
+    for name in (b"usage", b"finish_reason")
+)
 
 
 # What the model said, in every place it may stand.
@@ -120,7 +126,13 @@ def _utf8_bytes(said: bytes) -> int:
 
 
 def _matters(data: bytes) -> bool:
-    return b"error" in data or b"[DONE]" in data or _MATTERS(data) is not None
+    return b"error" in data or b"[DONE]" in data or any(search(data) for search in _MATTERS)
+
+
+class _Plain(bytes):
+    """Whole events in a row that can matter to nobody."""
+
+    __slots__ = ()
 
 
 class StreamObserver:
@@ -129,7 +141,7 @@ class StreamObserver:
 
     __slots__ = (
         "_choices", "_closed", "_done", "_errors", "_events", "_findings", "_parts", "_said",
-        "_splitter",
+        "_splitter", "_uncounted", "_waiting",
     )  # fmt: skip
 
     form = Form.STREAM
@@ -140,6 +152,8 @@ class StreamObserver:
         self._findings = Findings()
         self._done = self._closed = self._parts = False
         self._events = self._errors = self._said = 0
+        self._uncounted: list[bytes] = []  # what the model said in them is not counted yet
+        self._waiting = 0  # bytes of those
 
     @property
     def saw_content(self) -> bool:
@@ -152,18 +166,59 @@ class StreamObserver:
     def feed(self, data: bytes) -> list[Piece]:
         if self._done:
             return [EndEvent(data)]
-        if self._findings.content and self._splitter.idle:
-            events = _plain_events(data)
-            if events and not _matters(data):
-                self._events += events
-                self._said += _content_bytes(data)
+        if self._findings.content and self._splitter.idle and _are_plain(data):
+            if _first_that_matters(data, 0) == len(data):
+                self._pass_by(data)
                 return [data]
-        return self._look(self._splitter.feed(data))
+        pieces = self._look(self._cut_up(data))
+        if self._waiting > UNCOUNTED:
+            self._count_said()
+        return pieces
+
+    def _pass_by(self, block: bytes) -> None:
+        """Whole events that can matter to nobody."""
+        self._events += block.count(b"\n") // 2
+        self._count_later(block)
+        if self._waiting > UNCOUNTED:
+            self._count_said()
+
+    def _cut_up(self, data: bytes) -> Iterator[bytes]:
+        """The events that `data` completes, a row of plain ones in one piece."""
+        splitter = self._splitter
+        if not splitter.idle:
+            end = data.find(b"\n\n") + 2
+            yield from splitter.feed(data[:end] if end > 1 else data)
+            if end < 2 or end == len(data):
+                return
+            data = data[end:]
+        if splitter.idle and not self._done:
+            size = _end_of_objects(data)
+            block = data if size == len(data) else data[:size]
+            if _are_plain(block):
+                start = 0
+                while start < size and not self._findings.content:
+                    end = block.find(b"\n\n", start) + 2
+                    yield block[start:end]
+                    start = end
+                end = _first_that_matters(block, start)
+                if end > start:
+                    yield _Plain(block[start:end])
+                data = data[end:]
+        if data:
+            yield from splitter.feed(data)
+
+    def _count_said(self) -> None:
+        """Only an answer without usage needs it: it is put off until that is known, or until too
+        much waits."""
+        if self._findings.usage is None:
+            self._said += sum(map(_content_bytes, self._uncounted))
+        self._uncounted.clear()
+        self._waiting = 0
 
     def close(self) -> list[Piece]:
         """The last event counts without its blank line too (A6)."""
         rest = self._splitter.close()
-        pieces = self._look([rest]) if rest else []
+        pieces = self._look(iter([rest])) if rest else []
         self._closed = True
         return pieces
 
@@ -172,18 +227,20 @@ class StreamObserver:
 
     def summary(self) -> Summary:
         findings = self._findings
+        self._count_said()
         whole = self._closed and (
             self._choices is None or findings.finished() >= max(1, self._choices)
         )
         complete = self._done or whole
         missing = TOO_LARGE if self._parts else NO_USAGE if complete else TRUNCATED
-        return findings.summary(complete, missing, self._events, self._errors, self._said)
+        said = 0 if findings.usage is not None else self._said
+        return findings.summary(complete, missing, self._events, self._errors, said)
 
-    def _look(self, events: list[bytes]) -> list[Piece]:
+    def _look(self, events: Iterator[bytes]) -> list[Piece]:
         """The events as pieces: what may go out together is one piece, and one write."""
         pieces: list[Piece] = []
         plain: list[bytes] = []
-        for place, event in enumerate(events):
+        for event in events:
             kind = self._kind(event)
             if kind is bytes:
                 plain.append(event)
@@ -192,7 +249,7 @@ class StreamObserver:
                 pieces.append(b"".join(plain))
                 plain = []
             if kind is EndEvent:
-                pieces.append(EndEvent(b"".join(events[place:]) + self._splitter.close()))
+                pieces.append(EndEvent(b"".join([event, *events, self._splitter.close()])))
                 return pieces
             pieces.append(kind(event))
         if plain:
@@ -201,6 +258,9 @@ class StreamObserver:
 
     def _kind(self, event: bytes) -> type[bytes]:
         """What an event is to the client: plain bytes, a UsageEvent, an EndEvent. Never raises."""
+        if isinstance(event, _Plain):
+            self._pass_by(event)
+            return bytes
         if isinstance(event, sse.Part):
             self._parts = True
             return bytes
@@ -210,6 +270,10 @@ class StreamObserver:
             self._errors += 1
             return bytes
 
+    def _count_later(self, data: bytes) -> None:
+        self._uncounted.append(data)
+        self._waiting += len(data)
+
     def _read(self, event: bytes) -> type[bytes]:
         data = sse.payload(event)
         if data is None:
@@ -218,7 +282,7 @@ class StreamObserver:
             self._done = True
             return EndEvent
         self._events += 1
-        self._said += _content_bytes(data)
+        self._count_later(data)
         findings = self._findings
         if b"error" in event and sse.name(event) == b"error":
             findings.error = True
@@ -232,13 +296,46 @@ class StreamObserver:
         return UsageEvent if bare else bytes
 
 
-def _plain_events(data: bytes) -> int:
-    """How many events `data` holds, if it is nothing but whole one-line events; else 0."""
-    if not data.startswith(b"data:") or not data.endswith(b"\n\n") or b"\r" in data:
+_OPENINGS = frozenset({b"data: {", b"data:{\""})
+
+
+def _end_of_objects(data: bytes) -> int:
+    """Where the last whole event of `data` ends, `[DONE]` left out; 0 where there is none."""
+    end = data.rfind(b"\n\n") + 2
+    if end < 2:
         return 0
-    events = data.count(b"\n\n")
-    plain = data.count(b"\n") == 2 * events and data.count(b"\n\ndata:") == events - 1
-    return events if plain else 0
+    last = data.rfind(b"\n\n", 0, end - 2) + 2
+    if last < 2:
+        return end
+    return last if data.startswith(b"data: [", last) else end
+
+
+def _are_plain(block: bytes) -> bool:
+    """`block` is nothing but whole events of one line each, every one an object: so neither of them
+    is `[DONE]`, nor has a name."""
+    opening = block[:7]
+    if opening not in _OPENINGS or not block.endswith(b"\n\n") or b"\r" in block:
+        return False
+    if block.find(b"\n") == len(block) - 2:
+        return True  # one event: most pieces of a live stream are
+    # Each newline is one of the two that end an event.
+    return block.count(b"\n") == 2 * (block.count(b"\n\n" + opening) + 1)
+
+
+def _first_that_matters(block: bytes, start: int) -> int:
+    """Where the first event that may matter begins, its end if there is none, from `start` on."""
+    found = len(block)
+    at = block.find(b'"error"', start)
+    if at >= 0:
+        found = at
+    for search in _MATTERS:
+        match = search(block, start, found)
+        if match is not None:
+            found = match.start()
+    if found == len(block):
+        return found
+    before = block.rfind(b"\n\n", start, found)
+    return start if before < 0 else before + 2
 
 
 def _decode(data: bytes) -> object:

@@ -1,5 +1,6 @@
 """Observers: right figures from any framing, never a byte or a client hurt (A1-A11, B11-B13)."""
 
+import itertools
 import json
 from dataclasses import replace
 from itertools import pairwise
@@ -53,7 +54,7 @@ CHUNKS = [
     chunk(choices=[], usage=USAGE),
 ]
 EXPECTED = Summary(
-    content_bytes=83,
+    content_bytes=0,  # counted where usage does not come
     usage=BOOKED,
     finish_reasons=("stop",),
     model="gpt-4o-2024-08-06",
@@ -191,6 +192,38 @@ def test_a3_the_usage_event_and_the_end_are_pieces_of_their_own():
     pieces = watch(StreamObserver(), [STREAM])
     assert [type(piece) for piece in pieces] == [bytes, UsageEvent, EndEvent]
     assert pieces == [sse(*CHUNKS[:5]), sse(CHUNKS[5]), sse("[DONE]")]
+
+
+@pytest.mark.parametrize("size", [1, 7, 100, 333, 5000, 1_000_000])
+@pytest.mark.parametrize("turns", [1, 40])
+def test_what_was_said_is_counted_where_usage_does_not_come(size, turns):
+    """B3: however it is cut, and however much of it waits to be counted."""
+    stream = sse(*CHUNKS[:4] * turns, CHUNKS[4], "[DONE]")
+    observer = StreamObserver()
+    parts = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert b"".join(watch(observer, parts)) == stream
+    summary = observer.summary()
+    assert (summary.content_bytes, summary.events) == (83 * turns, 4 * turns + 1)
+    assert summary.finish_reasons == ("stop",)
+
+
+def test_an_event_that_matters_is_found_among_those_that_do_not():
+    """Whatever stands before and behind it: nothing, or whole events in the same chunk."""
+    finish, bare = sse(chunk({}, "stop")), sse(chunk(choices=[], usage=USAGE))
+    error = sse({"error": {"message": "no"}})
+    plain = sse(*[chunk({"content": "word"})] * 3)
+    for before, behind in itertools.product((b"", plain), repeat=2):
+        for seen_before in (b"", plain):
+            observer = StreamObserver()
+            observer.feed(seen_before)
+            pieces = observer.feed(before + finish + bare + behind)
+            assert b"".join(pieces) == before + finish + bare + behind
+            assert [type(piece) for piece in pieces if piece == bare] == [UsageEvent]
+            assert observer.summary().finish_reasons == ("stop",)
+            assert observer.summary().usage == BOOKED
+            assert not observer.summary().error
+            observer.feed(before + error + behind)
+            assert observer.summary().error
 
 
 def test_plain_events_of_one_chunk_are_one_write():

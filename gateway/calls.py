@@ -90,6 +90,11 @@ class Peeked:
         start, self.start = self.start, b""
         return start or await self.reply.read()
 
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """The same."""
+        start, self.start = self.start, b""
+        return bool(start and not take(start)) or await self.reply.pour(take)
+
 
 async def _read_start(reply: Reply, limit: int) -> bytes:
     start = b""

@@ -114,28 +114,39 @@ class Flight:
         content has been pushed."""
         self.observer = observer
         self.begin(reply, observer.form)
-        quiet = True
-        while True:
+        quiet, busy = True, 0.0
+
+        def take(data: bytes) -> bool:
+            """Called for each piece, mostly from the socket's own callback."""
+            nonlocal quiet, busy
+            began = clock.monotonic()
             leash.check()
-            before = clock.monotonic()
+            self._take(observer.feed(data))
+            self._show(data)
+            if quiet and observer.saw_content:
+                quiet = False
+                on_content()
+            busy += clock.monotonic() - began
+            return not (self._overrun or self._full)
+
+        more = True
+        while more and not self._overrun:
+            leash.check()
+            if self._full:
+                await self._wait_for_room(leash)
+            before, busy = clock.monotonic(), 0.0
             try:
-                data = await reply.read()
+                more = await reply.pour(take)
             except BaseException:
                 observer.cut()
                 self._show()
                 raise
             finally:
-                self.waited += clock.monotonic() - before
-            self._take(observer.feed(data) if data else observer.close())
-            if data:
-                self._show(data)
+                self.waited += clock.monotonic() - before - busy
+        if not more:
+            self._take(observer.close())
             if quiet and observer.saw_content:
-                quiet = False
                 on_content()
-            if not data or self._overrun:
-                return
-            if not self.cap and self.held > WINDOW:
-                await self._wait_for_room(leash)
 
     def begin(self, reply: Reply, form: Form) -> None:
         """The head is here. JSON is held until it is whole (or large): one write with its length,
@@ -187,6 +198,11 @@ class Flight:
             self.stop_recording()
         elif self.on_growth is not None:
             self.on_growth()
+
+    @property
+    def _full(self) -> bool:
+        """Every reader is behind, and nothing may be forgotten yet."""
+        return not self.cap and self.held > WINDOW
 
     @property
     def _overrun(self) -> bool:

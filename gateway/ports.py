@@ -179,6 +179,10 @@ class Reply(Protocol):
     async def read(self) -> bytes:
         """Next bytes as they come, b"" at a clean end. UpstreamCut, UpstreamTimeout."""
 
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Call `take` with the bytes as they come, until it returns False, which means no more for
+        now (True: call again), or until the clean end (False). What `read` and `take` raise."""
+
     @property
     def encoded(self) -> bool:
         """The body has a Content-Encoding although none was asked for: pass it on, observe

@@ -154,6 +154,12 @@ class FakeReply:
             await chunk.wait()
         return b""
 
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        while data := await self.read():
+            if not take(data):
+                return True
+        return False
+
     def close(self) -> None:
         self.story.append("closed")
 

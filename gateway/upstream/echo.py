@@ -356,6 +356,13 @@ class EchoReply:
             self._let_go(status_class(self.status))
         return data
 
+    async def pour(self, take: Callable[[bytes], bool]) -> bool:
+        """Chunk by chunk."""
+        while data := await self.read():
+            if not take(data):
+                return True
+        return False
+
     def close(self) -> None:
         """Let go; a `read` that waits ends at once. Idempotent."""
         if not self._ended:

@@ -296,7 +296,7 @@ class StreamObserver:
         return UsageEvent if bare else bytes
 
 
-_OPENINGS = frozenset({b"data: {", b"data:{\""})
+_OPENINGS = frozenset({b"data: {", b'data:{"'})
 
 
 def _end_of_objects(data: bytes) -> int:

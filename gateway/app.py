@@ -44,6 +44,7 @@ from gateway.gauges import (
     watch_cache,
     watch_disk,
     watch_ledger,
+    watch_traces,
     watch_traffic,
     watch_upstreams,
 )
@@ -53,6 +54,7 @@ from gateway.keys.penalty import Penalty
 from gateway.keys.store import Callers, DataError, load_admin_token, lock_data, open_register
 from gateway.metrics import LoopLag, Metrics, standard_registry
 from gateway.pipeline import Pipeline
+from gateway.traces import open_traces
 from gateway.upstream import build
 from gateway.upstream.client import HTTPUpstream
 from gateway.upstream.echo import EchoUpstream
@@ -74,6 +76,7 @@ log = logging.getLogger("gateway")
 CUT_GRACE = 5.0  # seconds for cut streams to be told and booked, at the end of a drain
 SWITCH = 0.001  # seconds
 FLUSH = 5.0  # seconds for the access log to be written out
+TRACES_FLUSH = 3.0  # seconds for spans to be sent, at the end
 PRICES = 1.0  # seconds from the start to the reading of the price data
 
 
@@ -121,6 +124,13 @@ class Gateway:
         stack.callback(workers.shutdown, wait=False, cancel_futures=True)
         self.access_log = open_access_log(config.server.access_log, self.clock)
         stack.callback(self.access_log.close, FLUSH)
+        self.traces = open_traces(
+            config.traces,
+            config.upstreams,
+            scheme="https" if config.server.tls.cert else "http",
+            instance=self.instance,
+        )
+        stack.callback(self.traces.close, TRACES_FLUSH)
         self.metrics = Metrics(standard_registry(), self.clock)
         # Also where nothing is kept any more: what was kept can still be seen and purged.
         self.cache = TwoTier(config.cache, data / "cache", self.clock)
@@ -132,7 +142,7 @@ class Gateway:
         self.house = House(
             keys=self.callers,
             upstreams=self._build_upstreams(config),
-            sinks=(self.metrics, self.access_log),
+            sinks=(self.metrics, self.access_log, self.traces),
             clock=self.clock,
             render=render,
             calls=calls,
@@ -172,7 +182,7 @@ class Gateway:
         control = ControlSocket(Path(config.data), self.admin.control_connection)
         await control.start()
         stack.callback(control.close)
-        routes = Routes(Pipeline(self.house), self.ops, lambda: self.edge, self.clock)
+        routes = Routes(Pipeline(self.house), self.ops, lambda: self.edge, self.clock, self.traces)
         self.plane = DataPlane(
             routes,
             settings=config.server,
@@ -189,6 +199,7 @@ class Gateway:
         watch_access_log(self.metrics, self.access_log)
         watch_cache(self.metrics, self.cache, self.boarding)
         watch_ledger(self.metrics, self.ledger)
+        watch_traces(self.metrics, self.traces)
         listening = await self.plane.start()
         stack.callback(self.plane.close)
         watcher = Watcher(self.file, self._reload, self._keep)
@@ -246,6 +257,7 @@ class Gateway:
         self.cache.reconfigure(config.cache)
         self.ledger.reconfigure(config.usage)
         self.prices.reconfigure(config.models)
+        self.traces.reconfigure(config.traces, config.upstreams)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.access_log.reopen()

@@ -179,7 +179,8 @@ class Boarding:
         if entry is not None:
             now, max_age = self._clock.now(), plan.wish.max_age
             replay = await self._forms.replay(entry, plan.request, now, max_age)
-        trip.mark("looked_up", self._clock.monotonic())
+        if "looked_up" not in trip.marks:  # who joined in vain looks once more
+            trip.mark("looked_up", self._clock.monotonic())
         if replay is not None:
             self._note_hit(trip, plan.key, replay.recording)
         return replay

@@ -18,6 +18,7 @@ from gateway.ports import Call, CallTimes, Clock, Reply, Upstream
 from gateway.trip import Trip
 from gateway.wire.chat import ChatRequest, with_model, with_usage
 from gateway.wire.observe import BlindObserver, Form, Observer, observer_for
+from gateway.wire.trace import onward
 
 OFF_LOOP = 256 * 1024  # bodies above this are parsed and edited in a thread (requirement H7)
 REFUSAL = 64 * 1024  # bytes of a 400 that are read to see whether it names `stream_options`
@@ -44,6 +45,7 @@ class Calls:
         """Make the call; once more without asking for usage where an upstream refuses that (A2)."""
         if trip.served is not None and trip.served != call.model and isinstance(call.body, bytes):
             call.body = await self.off_loop(partial(with_model, name=trip.served), call.body)
+        call.headers = onward(call.headers, trip.ask.context)
         plain = call.body
         if request is None or not request.stream or request.asked_usage:
             return await self._send(trip, upstream, call)

@@ -179,6 +179,7 @@ class Timings(Struct, frozen=True):
     received: float | None = None  # the body was there
     admitted: float | None = None
     looked_up: float | None = None
+    called: float | None = None  # the first call upstream was sent on its way
     connected: float | None = None  # a connection to the upstream was at hand
     first_byte: float | None = None  # of the upstream's answer
     first_token: float | None = None  # first content chunk handed to the client
@@ -192,6 +193,26 @@ class Timings(Struct, frozen=True):
     def overhead(self) -> float:
         """What the gateway itself took: total minus the time spent waiting for the upstream."""
         return max(0.0, self.total - self.upstream)
+
+
+class TraceContext(Struct, frozen=True):
+    """A request's place in its trace: lower-case hex ids (W3C Trace Context), made when it came.
+
+    `server` is our span for the request, `client` the one for its call upstream; `parent` the
+    caller's; `state` its `tracestate`.
+    """
+
+    trace: str
+    server: str
+    client: str
+    flags: int
+    parent: str | None = None
+    state: str | None = None
+
+    @property
+    def sampled(self) -> bool:
+        """It is recorded."""
+        return bool(self.flags & 1)
 
 
 class Exchange(Struct, frozen=True):
@@ -229,7 +250,8 @@ class Exchange(Struct, frozen=True):
     usage_missing: str | None = None
     client_retry: str | None = None  # the client's own `x-stainless-retry-count`
     tags: Mapping[str, str] = {}  # msgspec copies an empty default
-    trace: str | None = None  # W3C trace id, where the client sent one
+    trace: str | None = None  # W3C trace id: the client's, else ours where traces are on
+    context: TraceContext | None = None  # where traces are on
 
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

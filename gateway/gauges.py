@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from gateway.boarding import Boarding
 from gateway.cache.store import TwoTier
@@ -15,12 +16,16 @@ from gateway.keys.register import Register
 from gateway.keys.rules import may_use
 from gateway.metrics import Labels, Metrics
 from gateway.ports import Cache
+from gateway.traces import NoTraces
 from gateway.upstream.client import HTTPUpstream
 from gateway.upstream.echo import EchoUpstream
 from gateway.usage.ledger import NAME as LEDGER
 from gateway.usage.ledger import SQLiteLedger
 from gateway.web.ops import Ops
 from gateway.web.server import DataPlane
+
+if TYPE_CHECKING:  # an extra
+    from gateway.traces.exporter import Exporter
 
 AnyUpstream = HTTPUpstream | EchoUpstream
 
@@ -142,6 +147,13 @@ def _remaining(running: Callable[[], Iterable[AnyUpstream]]) -> dict[Labels, flo
         for upstream in running()
         for kind, left in upstream.stats.remaining.items()
     }
+
+
+def watch_traces(metrics: Metrics, traces: Exporter | NoTraces) -> None:
+    """What becomes of spans."""
+    for result in ("exported", "failed", "dropped"):
+        metrics.watch("gateway_trace_spans_total", partial(getattr, traces, result), result=result)
+    metrics.watch("gateway_trace_requests_waiting", lambda: traces.waiting)
 
 
 def _rows(ledger: SQLiteLedger) -> dict[Labels, float]:

@@ -18,6 +18,7 @@ from gateway.exchange import (
     Exchange,
     HeaderList,
     Reservation,
+    TraceContext,
     Usage,
 )
 
@@ -110,6 +111,7 @@ class Ask:
     body: Body
     client: str
     cors: HeaderList = field(default_factory=list)  # goes into every answer's head
+    context: TraceContext | None = None  # its place in a trace, where traces are on
     _index: dict[str, str] | None = field(default=None, repr=False)
 
     def header(self, name: str) -> str | None:
@@ -254,6 +256,13 @@ class Sink(Protocol):
 
     def book(self, exchange: Exchange) -> None:
         """Take it. Never blocks, never raises."""
+
+
+class Traces(Sink, Protocol):
+    """Spans of each request, for a collector."""
+
+    def begin(self, ask: Ask) -> TraceContext | None:
+        """The request's place in its trace: the caller's, else one of our own. No I/O."""
 
 
 class Ledger(Protocol):

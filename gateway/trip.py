@@ -30,8 +30,9 @@ from gateway.exchange import (
 from gateway.keys.rules import blotted
 from gateway.ports import Ask, CallTimes, Client, Prices
 from gateway.wire.findings import NOT_JSON, TOO_LARGE, UNOBSERVED
-from gateway.wire.headers import read_tags, read_trace_id
+from gateway.wire.headers import read_tags
 from gateway.wire.observe import Observer
+from gateway.wire.trace import read_trace_id
 
 FREE = Cost(0)
 UNREADABLE = frozenset({NOT_JSON, TOO_LARGE, UNOBSERVED})
@@ -149,13 +150,16 @@ class Trip:
             usage_missing=summary.missing if summary is not None and self.answered == 200 else None,
             client_retry=blotted(ask.header("x-stainless-retry-count") or "") or None,
             tags=read_tags(blotted(ask.header("x-gateway-tags") or "")),
-            trace=read_trace_id(ask.header("traceparent")),
+            trace=ask.context.trace if ask.context else read_trace_id(ask.header("traceparent")),
+            context=ask.context,
         )
 
     def called(self, times: CallTimes) -> None:
         """Take over when a call was sent, connected and answered."""
         self.times = times
         self.attempts += times.attempts
+        if "called" not in self.marks:
+            self.mark("called", times.sent)
         if times.connected is not None:
             self.mark("connected", times.connected)
         if times.first_byte is not None:

@@ -13,6 +13,7 @@ import signal
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 
 from gateway.config import Config, ConfigError, Fault, load
@@ -55,7 +56,8 @@ class ConfigFile:
             data = b""
         except OSError as error:
             raise ConfigError([_unreadable(name, error)]) from None
-        return self._overrides(load(data, self._env, self._secret, name=name))
+        config = load(data, self._env, self._secret, name=name, installed=_is_installed)
+        return self._overrides(config)
 
     def changed(self) -> dict[Path, bytes] | None:
         """What the files of the last `read` hold now, as digests; None if that is the same."""
@@ -77,6 +79,13 @@ def _digest(path: Path) -> bytes:
         return sha256(path.read_bytes()).digest()
     except OSError:
         return b""
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
 
 
 def _unreadable(name: str, error: OSError) -> Fault:

@@ -2,11 +2,11 @@
 
 Pure: text and environment in, a `Config` out; reading files is the job of `gateway/watch.py`.
 Behind this door, in order: sections (what there is), units, document (YAML with lines), environment
-(`${NAME}`), structure (types), addresses, finding, books and checks (rules between settings),
-loader, view.
+(`${NAME}`), structure (types), addresses, finding, books, tracing and
+checks (rules between settings), loader, view.
 """
 
-from gateway.config.addresses import is_loopback, upstream_base
+from gateway.config.addresses import host_and_port, is_loopback, upstream_base
 from gateway.config.checks import warnings
 from gateway.config.document import ConfigError, Fault
 from gateway.config.loader import as_running, load, with_overrides
@@ -44,6 +44,7 @@ from gateway.config.sections import (
     Size,
     TierPrice,
     Timeouts,
+    Traces,
     Unpriced,
     UpstreamSection,
     Usage,
@@ -97,6 +98,7 @@ __all__ = [
     "Size",
     "TierPrice",
     "Timeouts",
+    "Traces",
     "Unpriced",
     "UpstreamSection",
     "Usage",
@@ -105,6 +107,7 @@ __all__ = [
     "format_money",
     "format_price",
     "format_size",
+    "host_and_port",
     "is_loopback",
     "load",
     "masked",

@@ -100,6 +100,12 @@ def http_url(text: str) -> SplitResult | None:
     return url if usable else None
 
 
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """Where an http(s) URL leads; None if it is none."""
+    url = http_url(text)
+    return None if url is None else (url.hostname or "", port_of(url))
+
+
 def is_origin(text: str) -> bool:
     """As a browser sends it (RFC 6454 section 6.2): no path, no slash at the end, lower case."""
     return bool(_ORIGIN.fullmatch(text))

@@ -32,6 +32,7 @@ from gateway.config.sections import (
     Server,
     UpstreamSection,
 )
+from gateway.config.tracing import tracing
 
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -66,6 +67,7 @@ def check(config: Config) -> list[Finding]:
         *(finding.below("keys") for finding in _keys(config.keys)),
         *(finding.below("cache") for finding in _cache(config.cache)),
         *books(config),
+        *(finding.below("traces") for finding in tracing(config.traces)),
         *_open(config),
     ]
 

@@ -28,6 +28,7 @@ from gateway.config.environment import Environment, expand
 from gateway.config.finding import Finding
 from gateway.config.sections import Config, Secret
 from gateway.config.structure import BaseValidationError, problems, structure
+from gateway.config.tracing import extras
 from gateway.config.view import RESTART
 
 Told = tuple[Place, str]
@@ -39,11 +40,12 @@ def load(
     read_file: Callable[[str], str],
     *,
     name: str = "config.yaml",
+    installed: Callable[[str], bool] = lambda module: True,
 ) -> Config:
     """The configuration that `text` (bytes: UTF-8) and `env` make; ConfigError has every fault.
 
     `read_file` gives the content of a secret's file, by the path in NAME_FILE, or raises OSError or
-    ValueError.
+    ValueError. `installed` says whether a module of an optional extra can be imported.
     """
     faults: list[Fault] = []
     tree = read(text if isinstance(text, str) else decode(text, name), name, faults)
@@ -56,7 +58,7 @@ def load(
     broken = [place.way for place, _ in told]
     told += [
         (_place(filled, finding.way), finding.message)
-        for finding in check(config)
+        for finding in [*check(config), *extras(config, installed)]
         if not _rests_on(finding, filled, broken)
     ]
     faults += [place.fault(message, name) for place, message in told]

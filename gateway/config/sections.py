@@ -13,6 +13,7 @@ from attrs import asdict, field, frozen
 
 Size = NewType("Size", int)  # bytes; written 64MiB
 Duration = NewType("Duration", float)  # seconds; written 30s, 24h, 7d
+Part = NewType("Part", float)  # of a whole: 0 to 1
 Price = NewType("Price", int)  # 10^-12 dollars per token; written 0.15, dollars per million tokens
 Money = NewType("Money", int)  # 10^-9 dollars; written 12.50
 Limit = NewType("Limit", int)  # a number of something; where it may be none, that is written none
@@ -343,6 +344,17 @@ class Metrics:
     open: bool = False
 
 
+@frozen
+class Traces:
+    """Spans for a collector; off while `endpoint` is empty."""
+
+    endpoint: str = ""  # of OTLP over HTTP; without a path, /v1/traces is added
+    headers: dict[str, Secret] = field(factory=dict)
+    sample: Part = Part(1.0)  # of the requests whose caller says nothing
+    service_name: str = "gateway"
+    timeout: Duration = Duration(10)  # of one export, its retries included
+
+
 def _shipped_upstreams() -> list[UpstreamSection]:
     return [
         UpstreamSection(name="echo", base_url="echo:", models=["echo"]),
@@ -364,3 +376,4 @@ class Config:
     quota: Quota = Quota()
     usage: Usage = Usage()
     metrics: Metrics = Metrics()
+    traces: Traces = Traces()

@@ -32,12 +32,13 @@ from gateway.config.sections import (
     Duration,
     Limit,
     Money,
+    Part,
     Price,
     Secret,
     SecretURL,
     Size,
 )
-from gateway.config.units import parse_duration, parse_money, parse_price, parse_size
+from gateway.config.units import parse_duration, parse_money, parse_part, parse_price, parse_size
 
 Hook = Callable[[Any, Any], Any]
 
@@ -184,6 +185,11 @@ def _price(node: Any, _: Any) -> Price:
     return price
 
 
+def _part(node: Any, _: Any) -> Part:
+    part: Part = _measure(node, parse_part, "a part of the whole, 0 to 1 (0.1),")
+    return part
+
+
 def _duration(node: Any, _: Any) -> Duration:
     duration: Duration = _measure(node, parse_duration, "a duration (30s)")
     return duration
@@ -260,6 +266,7 @@ _SCALARS: dict[Any, Hook] = {
     Price: _price,
     Money: _money,
     Limit: _whole,
+    Part: _part,
     Secret: _secret,
     SecretURL: _secret,
     StrEnum: _word,

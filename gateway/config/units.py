@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from gateway.config.sections import Duration, Money, Price, Size
+from gateway.config.sections import Duration, Money, Part, Price, Size
 
 _BYTES = {
     "B": 1,
@@ -32,6 +32,7 @@ _MONEY = re.compile(r"(\d{1,12})(?:\.(\d{1,9}))?", re.ASCII)
 _LONGEST = 36_500 * 86_400_000  # a hundred years, in milliseconds
 _LARGEST = 1 << 60
 NANO = 10**9
+_PART = re.compile(r"0(?:\.\d{1,4})?|1(?:\.0{1,4})?", re.ASCII)
 _PRICE = re.compile(r"(\d{1,9})(?:\.(\d{1,6}))?", re.ASCII)
 
 
@@ -91,6 +92,13 @@ def format_money(nano: int) -> str:
     """The shortest writing that `parse_money` reads back to the same."""
     whole, rest = divmod(nano, NANO)
     return f"{whole}.{rest:09}".rstrip("0").removesuffix(".")
+
+
+def parse_part(text: str) -> Part:
+    """A part of a whole: `0.1` is a tenth, `1` is all."""
+    if not _PART.fullmatch(text):
+        raise ValueError("a part is 0 to 1, at most 4 decimals: write 0.1 for a tenth")
+    return Part(float(text))
 
 
 def format_price(price: int) -> str:

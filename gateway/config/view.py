@@ -28,6 +28,10 @@ RESTART = (
     "cache.enabled",
     "quota.timezone",
     "usage.durability",
+    "traces.endpoint",
+    "traces.headers",
+    "traces.service_name",
+    "traces.timeout",
 )
 
 _WRITTEN: dict[Any, Callable[[Any], str]] = {

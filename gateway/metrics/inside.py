@@ -36,6 +36,13 @@ BOOKS = (
         "(sampled).",
     ),
     gauge("gateway_access_log_lines_waiting", "", "Lines of the access log not written yet."),
+    counter(
+        "gateway_trace_spans_total",
+        "result",
+        "Spans, where traces are on. result: exported, failed (not taken by the collector), "
+        "dropped (queue full).",
+    ),
+    gauge("gateway_trace_requests_waiting", "", "Requests whose spans are not sent yet."),
 )
 
 PROCESS = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from gateway.errors import GatewayError, MethodNotAllowed, UnknownURL
 from gateway.exchange import HeaderList, ulid
 from gateway.pipeline import CHAT, Pipeline
-from gateway.ports import Ask, Client, Clock
+from gateway.ports import Ask, Client, Clock, Traces
 from gateway.web.errors import render
 from gateway.web.ops import Ops
 from gateway.web.server import Request
@@ -55,12 +55,18 @@ class Routes:
     """The handler of the data plane's server."""
 
     def __init__(
-        self, pipeline: Pipeline, ops: Ops, edge: Callable[[], Edge], clock: Clock
+        self,
+        pipeline: Pipeline,
+        ops: Ops,
+        edge: Callable[[], Edge],
+        clock: Clock,
+        traces: Traces,
     ) -> None:
         self._pipeline = pipeline
         self._ops = ops
         self._edge = edge
         self._clock = clock
+        self._traces = traces
 
     async def __call__(self, request: Request, client: Client) -> None:
         """Answer one request."""
@@ -88,6 +94,7 @@ class Routes:
             ),
             cors=cors,
         )
+        ask.context = self._traces.begin(ask)
         await self._route(ask, client, known=path is not None)
 
     async def _route(self, ask: Ask, client: Client, *, known: bool) -> None:

@@ -8,7 +8,6 @@ import re
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_TRACEPARENT = re.compile(r"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(?:-.*)?\Z")
 _TAG_NAME = re.compile(r"[A-Za-z0-9_.-]+\Z")
 _MAX_TAGS = 8
 _MAX_TAG_BYTES = 64
@@ -27,14 +26,6 @@ def read_tags(value: str | None) -> dict[str, str]:
         if fits and _TAG_NAME.match(name) and content.isprintable() and len(tags) < _MAX_TAGS:
             tags[name] = content
     return tags
-
-
-def read_trace_id(value: str | None) -> str | None:
-    """The trace id of a W3C `traceparent` (www.w3.org/TR/trace-context, section 3.2.2), or None."""
-    match = _TRACEPARENT.match(value or "")
-    if match is None or match[1] == "0" * 32 or match[0].startswith("ff"):
-        return None
-    return match[1]
 
 
 def client_address(peer: str, forwarded: str | None, trusted: tuple[Network, ...]) -> str:

@@ -120,12 +120,12 @@ class Exporter:
             self._hurry.set()
             self._queue.put(_Stop())
         self._thread.join(0 if self._trouble.told else timeout)
-        done = not self._thread.is_alive()
-        if not done:
-            log.warning("stopped without the spans of about %d requests", self.waiting)
+        if not self._thread.is_alive():
+            return True
+        log.warning("stopped before all spans were sent")
+        self._trouble.told = True  # what its end makes of them is no news
         self._exporter.shutdown()  # type: ignore[no-untyped-call]  # ends what is tried again
-        self._trouble.detach()
-        return done
+        return False
 
     # In the thread ------------------------------------------------------------------------------
 
@@ -138,6 +138,7 @@ class Exporter:
                 ended = ended or any(isinstance(item, _Stop) for item in batch)
                 self._send([item for item in batch if isinstance(item, _Waiting)])
                 batch = self._next_batch()
+        self._trouble.detach()
 
     def _next_batch(self) -> list[_Waiting | _Stop]:
         batch: list[_Waiting | _Stop] = []
@@ -226,6 +227,7 @@ def _exporter(section: Traces) -> OTLPSpanExporter:
     session.auth = lambda request: request
     # It repeats what a client has put into `tracestate`.
     logging.getLogger(TraceState.__module__).setLevel(logging.CRITICAL)
+    session.hooks["response"].append(_refuse_redirect)
     return OTLPSpanExporter(
         endpoint=rules.traces_url(section.endpoint),
         headers=dict(section.headers),
@@ -233,3 +235,9 @@ def _exporter(section: Traces) -> OTLPSpanExporter:
         compression=Compression.Gzip,
         session=session,
     )
+
+
+def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
+    """The exporter follows none, for the sake of the headers, and would take one for a success."""
+    if 300 <= response.status_code < 400:
+        raise requests.HTTPError(f"redirected ({response.status_code}): set where it leads to")

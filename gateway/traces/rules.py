@@ -270,7 +270,8 @@ def _word(x: Exchange) -> str:
 
 
 def _at(x: Exchange, milliseconds: float | None) -> int:
-    return int(x.at * 1e9) + int((milliseconds or 0.0) * 1e6)
+    """Nanoseconds since the epoch; a float holds those of today to the microsecond."""
+    return round(x.at * 1e6) * 1000 + round((milliseconds or 0.0) * 1e6)
 
 
 def _between(begin: float | None, end: float | None) -> float | None:

@@ -26,7 +26,7 @@ from tests.scripted.client import PATIENCE
 PLANE = re.compile(r"gateway: (data|admin) plane on (https?)://([^\s/]+):(\d+)")
 T = TypeVar("T")
 ADMIN_TOKEN = "canary-admin-token-9f2b"
-CLEAN = ("OPENAI_", "GATEWAY_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+CLEAN = ("OPENAI_", "GATEWAY_", "OTEL_", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

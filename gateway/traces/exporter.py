@@ -124,8 +124,12 @@ class Exporter:
             return True
         log.warning("stopped before all spans were sent")
         self._trouble.told = True  # what its end makes of them is no news
-        self._exporter.shutdown()  # type: ignore[no-untyped-call]  # ends what is tried again
+        self._shut()
         return False
+
+    def _shut(self) -> None:
+        """End what is tried again, and close the connection; twice does no harm."""
+        self._exporter.shutdown()  # type: ignore[no-untyped-call]
 
     # In the thread ------------------------------------------------------------------------------
 
@@ -138,6 +142,7 @@ class Exporter:
                 ended = ended or any(isinstance(item, _Stop) for item in batch)
                 self._send([item for item in batch if isinstance(item, _Waiting)])
                 batch = self._next_batch()
+        self._shut()
         self._trouble.detach()
 
     def _next_batch(self) -> list[_Waiting | _Stop]:
@@ -240,4 +245,5 @@ def _exporter(section: Traces) -> OTLPSpanExporter:
 def _refuse_redirect(response: requests.Response, *_: object, **__: object) -> None:
     """The exporter follows none, for the sake of the headers, and would take one for a success."""
     if 300 <= response.status_code < 400:
+        response.close()
         raise requests.HTTPError(f"redirected ({response.status_code}): set where it leads to")

@@ -199,18 +199,21 @@ def _books(q: Queries) -> list[Panel]:
         series(
             "Not written yet",
             "Rows of the ledger and lines of the access log that wait. Growing: the disk is slow "
-            "or full.",
+            "or full. Traces: requests whose spans wait for the collector.",
             Target(q.now("gateway_ledger_rows_waiting"), "ledger"),
             Target(q.now("gateway_access_log_lines_waiting"), "access log"),
+            Target(q.now("gateway_trace_requests_waiting"), "traces"),
             unit="short",
         ),
         series(
-            "Lines of the access log",
-            "written: one for each request; dropped: the queue was full; failed: could not be "
-            "written; suppressed: sampled away.",
+            "Lines of the access log, spans",
+            "written: one line for each request; dropped: the queue was full; failed: could not be "
+            "written; suppressed: sampled away. Spans, where traces are on: exported, failed (the "
+            "collector did not take them), dropped.",
             Target(q.rate("gateway_access_log_lines_total", "result"), "{{result}}"),
+            Target(q.rate("gateway_trace_spans_total", "result"), "spans {{result}}"),
             unit="cps",
-            colors={"dropped": BAD, "failed": "dark-red", "written": GOOD},
+            colors={"dropped": BAD, "failed": "dark-red", "written": GOOD, "spans dropped": BAD},
         ),
         series(
             "Size of the ledger",

@@ -252,6 +252,10 @@ class Exchange(Struct, frozen=True):
     tags: Mapping[str, str] = {}  # msgspec copies an empty default
     trace: str | None = None  # W3C trace id: the client's, else ours where traces are on
     context: TraceContext | None = None  # where traces are on
+    counted: bool = False  # it counts against limits on requests
+    counted_tokens: int = 0  # what it counts against limits on tokens
+    clamped: int | None = None  # the output cap that it was lowered to
+    bound_exceeded: bool = False  # it took more than was reserved
 
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -41,6 +41,7 @@ COLUMNS = (
     *("cache", "cache_key", "prompt_tokens", "completion_tokens", "cached_tokens"),
     *("reasoning_tokens", "usage_source", "cost_usd", "saved_tokens", "saved_cost_usd"),
     *("bytes_in", "bytes_out", "attempts", "finish_reasons", "price_version", "corrects"),
+    *("counted", "counted_tokens", "clamped", "bound_exceeded"),
     *("ms.admitted", "ms.looked_up", "ms.connected", "ms.first_byte", "ms.last_byte"),
     *("ms.booked", "ms.total", "ms.overhead"),
 )

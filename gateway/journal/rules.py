@@ -93,6 +93,10 @@ def record(exchange: Exchange, suppressed: int = 0) -> dict[str, Any]:
         "tags": {text(k): text(v) for k, v in list(x.tags.items())[:TAGS]},
         "trace": text(x.trace),
     }
+    if x.clamped is not None:
+        fields["clamped"] = x.clamped
+    if x.bound_exceeded:
+        fields["bound_exceeded"] = True
     if suppressed:
         fields["suppressed"] = suppressed
     return fields

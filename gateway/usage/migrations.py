@@ -24,6 +24,8 @@ FIGURES = (
     "estimated_tokens",  # of the tokens, those that were estimated
     "saved_tokens",
     "saved_cost_nano",
+    "counted",  # against limits on requests
+    "counted_tokens",  # against limits on tokens
 )
 SERIES = ("key_id", "key", "team_id", "team", "model", "upstream", "tags")
 
@@ -42,8 +44,9 @@ def m001_initial(connection: sqlite3.Connection) -> None:
     included, so that every combination can be asked for. `calendar` has the first quarter of each
     day in the time zone that `days` is kept in.
     """
-    columns = ", ".join(f"{name} {kind}" for name, kind in COLUMNS.items())
-    figures = ", ".join(f"{name} INTEGER NOT NULL" for name in FIGURES)
+    first = [name for name in FIGURES if name not in _QUOTA_FIGURES]
+    columns = ", ".join(f"{n} {kind}" for n, kind in COLUMNS.items() if n not in _QUOTA_COLUMNS)
+    figures = ", ".join(f"{name} INTEGER NOT NULL" for name in first)
     named = ", ".join(f"{name} TEXT NOT NULL" for name in SERIES)
     connection.execute(f"CREATE TABLE requests (seq INTEGER PRIMARY KEY, {columns})")
     connection.execute("CREATE INDEX requests_by_key ON requests (key, id)")
@@ -67,8 +70,28 @@ def m001_initial(connection: sqlite3.Connection) -> None:
         "prompt_tokens INTEGER NOT NULL, completion_tokens INTEGER NOT NULL, "
         "nano_usd INTEGER NOT NULL, prompt_nano_usd INTEGER) WITHOUT ROWID"
     )
-    connection.execute(_trigger())
+    connection.execute(_trigger(first))
 
+
+def m002_quotas(connection: sqlite3.Connection) -> None:
+    """What a row counts against limits, and that in the sums: until now each request counted, and
+    all of its tokens."""
+    for name in _QUOTA_COLUMNS:
+        kind = COLUMNS[name]
+        default = " DEFAULT 0" if "NOT NULL" in kind else ""
+        connection.execute(f"ALTER TABLE requests ADD COLUMN {name} {kind}{default}")
+    connection.execute(f"UPDATE requests SET counted = corrects IS NULL, {_ALL_TOKENS}")
+    for table in ("quarters", "days"):
+        for name in _QUOTA_FIGURES:
+            connection.execute(f"ALTER TABLE {table} ADD COLUMN {name} INTEGER NOT NULL DEFAULT 0")
+        connection.execute(f"UPDATE {table} SET counted = requests, {_ALL_TOKENS}")
+    connection.execute("DROP TRIGGER requests_booked")
+    connection.execute(_trigger(FIGURES))
+
+
+_QUOTA_COLUMNS = ("counted", "counted_tokens", "clamped", "bound_exceeded")
+_QUOTA_FIGURES = ("counted", "counted_tokens")
+_ALL_TOKENS = "counted_tokens = prompt_tokens + completion_tokens"
 
 # A request that no upstream was chosen for counts under no model: its name is anybody's guess, and
 # sums are kept for ever.
@@ -93,13 +116,15 @@ _ADDED = {
     "estimated_tokens": f"CASE WHEN NEW.usage_source = 'estimated' THEN {_TOKENS} ELSE 0 END",
     "saved_tokens": "NEW.saved_tokens",
     "saved_cost_nano": "ifnull(NEW.saved_cost_nano, 0)",
+    "counted": "NEW.counted",
+    "counted_tokens": "NEW.counted_tokens",
 }
 
 
-def _trigger() -> str:
+def _trigger(figures: Sequence[str]) -> str:
     same = " AND ".join(f"{name} = {value}" for name, value in _NAMES.items())
-    added = ", ".join(_ADDED[name] for name in FIGURES)
-    sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in FIGURES)
+    added = ", ".join(_ADDED[name] for name in figures)
+    sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in figures)
     quarter = "NEW.at / 900000"
     # Times before the calendar count by UTC: nothing is booked there but in tests.
     first = (
@@ -108,7 +133,7 @@ def _trigger() -> str:
 
     def add(table: str, start: str, value: str) -> str:
         return (
-            f"INSERT INTO {table} ({start}, series, {', '.join(FIGURES)}) "
+            f"INSERT INTO {table} ({start}, series, {', '.join(figures)}) "
             f"SELECT {value}, series.id, {added} FROM series WHERE {same} "
             f"ON CONFLICT ({start}, series) DO UPDATE SET {sums}; "
         )
@@ -123,7 +148,7 @@ def _trigger() -> str:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_initial,)
+MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_quotas)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -42,7 +42,7 @@ T = TypeVar("T")
 
 @dataclass(slots=True)
 class Spent:
-    """What was used: tokens of prompt and completion, money in 10^-9 dollars."""
+    """What counts against limits: requests, tokens, and money in 10^-9 dollars."""
 
     requests: int = 0
     tokens: int = 0
@@ -51,13 +51,13 @@ class Spent:
 
 @dataclass(slots=True)
 class OpenWindows:
-    """What balances are rebuilt from: by window (`day`, `week`, `month`, `total`), then by key id
-    and team id ("" for none); each request of the last minute as (seconds, key id, team id, tokens,
-    10^-9 dollars); and the open reservations."""
+    """What balances are rebuilt from: by window (`day`, `week`, `month`, `total`), then by key id,
+    team id and upstream ("" for none); each row of the last minute that counts, as (seconds, key
+    id, team id, upstream, requests, tokens); and the open reservations."""
 
     starts: dict[str, int] = field(default_factory=dict)  # seconds since the epoch
-    spent: dict[str, dict[tuple[str, str], Spent]] = field(default_factory=dict)
-    minute: list[tuple[float, str, str, int, int]] = field(default_factory=list)
+    spent: dict[str, dict[tuple[str, str, str], Spent]] = field(default_factory=dict)
+    minute: list[tuple[float, str, str, str, int, int]] = field(default_factory=list)
     held: list[Reservation] = field(default_factory=list)
 
 
@@ -132,22 +132,23 @@ class Reader:
     def _windows(self, db: sqlite3.Connection, now: float) -> OpenWindows:
         found = OpenWindows()
         starts = {**window_starts(now, self.zone), "total": 0}
-        tokens = "prompt_tokens + completion_tokens"
         for name, first in starts.items():
             found.starts[name] = first * QUARTER
             found.spent[name] = {
-                (key, team): Spent(*spent)
-                for key, team, *spent in db.execute(
-                    f"SELECT key_id, team_id, sum(requests), sum({tokens}), sum(cost_nano) "
-                    "FROM days JOIN series ON series.id = series WHERE first >= ? GROUP BY 1, 2",
+                (key, team, upstream): Spent(*spent)
+                for key, team, upstream, *spent in db.execute(
+                    "SELECT key_id, team_id, upstream, sum(counted), sum(counted_tokens), "
+                    "sum(cost_nano) FROM days JOIN series ON series.id = series "
+                    "WHERE first >= ? GROUP BY 1, 2, 3",
                     (first,),
                 )
             }
         found.minute = [
             (at / 1000, *rest)
             for at, *rest in db.execute(
-                f"SELECT at, key_id, ifnull(team_id, ''), {tokens}, ifnull(cost_nano, 0) "
-                "FROM requests WHERE id >= ? AND corrects IS NULL",
+                "SELECT at, key_id, ifnull(team_id, ''), ifnull(upstream, ''), counted, "
+                "counted_tokens FROM requests WHERE id >= ? "
+                "AND (counted != 0 OR counted_tokens != 0)",
                 (ulid(max(0, int((now - MINUTE) * 1000)), bytes(10)),),
             )
         ]
@@ -201,6 +202,9 @@ def _rows(db: sqlite3.Connection, statement: str, values: list[Any]) -> list[dic
     return [_row(dict(zip(ROW, row, strict=True))) for row in db.execute(statement, values)]
 
 
+_TRUTHS = frozenset({"stream", "counted", "bound_exceeded"})
+
+
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     """In the words of the access log, times of the day in UTC."""
     shown: dict[str, Any] = {}
@@ -217,7 +221,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
             shown[name] = {} if value is None else json.loads(value)
         elif name == "finish_reasons":
             shown[name] = value.split(",") if value else []
-        elif name == "stream":
+        elif name in _TRUTHS:
             shown[name] = bool(value)
         else:
             shown[name] = value

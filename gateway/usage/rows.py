@@ -53,6 +53,10 @@ COLUMNS = {
     "finish_reasons": "TEXT",  # with commas
     "price_version": "TEXT",
     "corrects": "TEXT",  # the id of the row that this one's figures are added to; it is no request
+    "counted": "INTEGER NOT NULL",  # 1: against limits on requests
+    "counted_tokens": "INTEGER NOT NULL",  # against limits on tokens
+    "clamped": "INTEGER",  # the output cap that it was lowered to
+    "bound_exceeded": "INTEGER NOT NULL",  # 1: it took more than was reserved
 }
 
 
@@ -80,6 +84,7 @@ def row_of(exchange: Exchange) -> Row:
         _text(",".join(reasons)) or None,
         x.cost.version or x.saved_cost.version,
         None,
+        *(x.counted, x.counted_tokens, x.clamped, x.bound_exceeded),
     ]
 
 
@@ -103,6 +108,8 @@ def row_of_lost(held: Reservation, usage: Usage, nano_usd: int | None) -> Row:
         "usage_source": usage.source.value,
         "cost_nano": nano_usd,
         "attempts": 1,
+        "counted": 1,
+        "counted_tokens": usage.prompt_tokens + usage.completion_tokens,
     }
     tokens = ("prompt_tokens", "completion_tokens", "cached_tokens", "reasoning_tokens")
     known |= dict(zip(tokens, _tokens(usage), strict=True))

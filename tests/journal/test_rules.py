@@ -103,6 +103,12 @@ def test_lines_left_out_are_told_by_the_next():
     assert "suppressed" not in read(exchange())
 
 
+def test_a_lowered_cap_and_a_bound_that_was_too_low_are_told_where_they_are():
+    told = read(exchange(clamped=300, bound_exceeded=True))
+    assert (told["clamped"], told["bound_exceeded"]) == (300, True)
+    assert not {"clamped", "bound_exceeded"} & read(exchange()).keys()
+
+
 INJECTIONS = [
     "\n", "\r\n", '\n{"id":"forged"}', "\x00", "\x1b[31mred\x1b[0m", "\x1b]0;title\x07", "\x7f",
     "\x85", "\u2028", "\u2029", "\u202e\u2066", "\ufeff", "\ud800", "\udcff", '"', "\\",

@@ -147,6 +147,8 @@ def sums_are_the_rows(data: Path) -> None:
         "cost_nano": "sum(ifnull(cost_nano, 0))",
         "saved_tokens": "sum(saved_tokens)",
         "saved_cost_nano": "sum(ifnull(saved_cost_nano, 0))",
+        "counted": "sum(counted)",
+        "counted_tokens": "sum(counted_tokens)",
     }
     names = "key, CASE WHEN upstream IS NULL THEN '' ELSE ifnull(model, '') END"
     rows = read(

@@ -63,7 +63,15 @@ async def test_the_books_of_four_requests(tmp_path):
     """A small ledger, as it is on the disk (requirement: snapshot)."""
     await book(
         tmp_path,
-        call(1, team="blue", tags={"b": "2", "a": "1"}),
+        call(
+            1,
+            team="blue",
+            tags={"b": "2", "a": "1"},
+            counted=True,
+            counted_tokens=30,
+            clamped=256,
+            bound_exceeded=True,
+        ),
         hit(2),
         call(3, nano=None),
         call(4, status=403, upstream=None, model="zzz", attempts=0, tokens=(0, 0)),
@@ -111,6 +119,10 @@ async def test_the_books_of_four_requests(tmp_path):
         "finish_reasons": "stop",
         "price_version": "1",
         "corrects": None,
+        "counted": 1,
+        "counted_tokens": 30,
+        "clamped": 256,
+        "bound_exceeded": 1,
     }
     assert read(tmp_path, "SELECT seq, cost_nano, saved_tokens, saved_cost_nano FROM requests") == [
         (1, 1000, 0, 0),
@@ -420,6 +432,9 @@ async def test_what_a_dead_process_left_open_is_booked_once_and_marked(tmp_path,
     ]
     assert column(tmp_path, "SELECT count(*) FROM requests") == [2]
     assert column(tmp_path, "SELECT sum(estimated_tokens) FROM days") == [booked[0] + booked[1]]
+    assert read(tmp_path, "SELECT sum(counted), sum(counted_tokens) FROM days") == [
+        (1, booked[0] + booked[1])
+    ]
     sums_are_the_rows(tmp_path)
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from gateway.config import Usage
 from gateway.usage.ledger import NAME, SQLiteLedger
-from gateway.usage.migrations import MIGRATIONS, LedgerError, migrate, version_of
+from gateway.usage.migrations import FIGURES, MIGRATIONS, LedgerError, migrate, version_of
 from gateway.usage.reader import reading
-from tests.usage.samples import SetClock, book, call, open_ledger
+from gateway.usage.rows import COLUMNS
+from tests.usage.samples import SetClock, book, call, open_ledger, read, sums_are_the_rows
 
 
 @pytest.fixture
@@ -91,3 +92,44 @@ async def test_an_older_file_is_not_read_before_its_upgrade(tmp_path):
         other.execute("PRAGMA user_version = 0")
     with pytest.raises(LedgerError, match="older form"), reading(tmp_path / NAME):
         pass
+
+
+OLD = """
+INSERT INTO requests (id, at, key_id, key, model, upstream, endpoint, stream, status, outcome,
+    cache, prompt_tokens, completion_tokens, cached_tokens, reasoning_tokens, usage_source,
+    cost_nano, saved_tokens, total_ms, overhead_ms, bytes_in, bytes_out, attempts, corrects)
+VALUES (?, 1774699200000, 'id-alice', 'alice', 'gpt-4o', 'openai', 'chat/completions', 0, 200, 'ok',
+    'miss', ?, ?, 0, 0, 'upstream', 1000, 0, 1, 1, 1, 1, 1, ?)
+"""
+
+
+async def test_books_from_before_quotas_count_all_that_is_in_them(tmp_path, base):
+    """Each request, and its tokens; a correction is no request. What is new counts as it says."""
+    migrate(base, tmp_path / NAME, MIGRATIONS[:1])
+    first, second, third = (call(number).id for number in (97, 98, 99))
+    base.executemany(OLD, [(first, 10, 20, None), (second, 1, 2, None), (third, -1, -2, second)])
+    base.close()
+    await book(tmp_path, call(1), call(2, counted=True, counted_tokens=7, clamped=300))
+    counted = "SELECT counted, counted_tokens, clamped, bound_exceeded FROM requests ORDER BY seq"
+    assert read(tmp_path, counted) == [
+        (1, 30, None, 0),
+        (1, 3, None, 0),
+        (0, -3, None, 0),
+        (0, 0, None, 0),
+        (1, 7, 300, 0),
+    ]
+    assert read(tmp_path, "SELECT requests, counted, counted_tokens FROM days") == [(4, 3, 37)]
+    sums_are_the_rows(tmp_path)
+    assert (tmp_path / f"{NAME}.v1").exists()
+
+
+def test_columns_stand_in_the_order_in_which_they_are_written(base, tmp_path):
+    """Sums by day are made anew by place."""
+    migrate(base, tmp_path / NAME)
+
+    def named(table):
+        return [row[1] for row in base.execute(f"PRAGMA table_info({table})")]
+
+    assert named("requests") == ["seq", *COLUMNS]
+    assert named("quarters") == ["quarter", "series", *FIGURES]
+    assert named("days") == ["first", "series", *FIGURES]

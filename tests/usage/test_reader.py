@@ -7,6 +7,7 @@ from collections import Counter
 from datetime import UTC, datetime
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,8 +17,11 @@ from msgspec.structs import replace
 
 from gateway.exchange import CacheState, Exchange, Usage, UsageSource
 from gateway.usage.calendar import QUARTER, day_at
+from gateway.usage.file import LedgerFile, encode
+from gateway.usage.ledger import NAME
 from gateway.usage.questions import LogQuestion, UsageQuestion
-from gateway.usage.reader import no_books, reading
+from gateway.usage.reader import Spent, no_books, reading
+from gateway.usage.rows import COLUMNS, row_of
 from tests.usage.samples import (
     NOON,
     book,
@@ -300,7 +304,11 @@ async def test_open_windows_are_what_balances_need(tmp_path):
     """Sunday the 29th: the week began on Monday the 23rd, the month on the 1st."""
     sunday = datetime(2026, 3, 29, 12, tzinfo=BERLIN).timestamp()
     times = {"minute": 30, "day": 3600, "week": 2 * DAY, "month": 10 * DAY, "total": 50 * DAY}
-    rows = [call(n, sunday - ago, team="blue") for n, ago in enumerate(times.values())]
+    counts: dict[str, Any] = {"counted": True, "counted_tokens": 30}
+    rows = [call(n, sunday - ago, team="blue", **counts) for n, ago in enumerate(times.values())]
+    rows.append(hit(7, sunday - 20, team="blue", counted=True))
+    rows.append(call(8, sunday - 10, team="blue"))  # counts against nothing but a budget
+    rows.append(call(9, sunday - 10, upstream=None, attempts=0, tokens=(0, 0), counted=True))
     async with open_ledger(tmp_path, zone="Europe/Berlin", wall=sunday) as ledger:
         for row in rows:
             ledger.add(row)
@@ -308,19 +316,47 @@ async def test_open_windows_are_what_balances_need(tmp_path):
         await ledger.flush(20)
         async with open_reader(tmp_path, "Europe/Berlin") as reader:
             found = await reader.open_windows(sunday)
-    whose = ("id-alice", "id-blue")
+    whose = ("id-alice", "id-blue", "openai")
     assert {name: spent[whose].requests for name, spent in found.spent.items()} == {
-        "day": 2,
-        "week": 3,
-        "month": 4,
-        "total": 5,
+        "day": 3,
+        "week": 4,
+        "month": 5,
+        "total": 6,
     }
-    assert found.spent["week"][whose].tokens == 90
-    assert found.spent["week"][whose].nano_usd == 3000
+    assert found.spent["week"][whose] == Spent(4, 90, 4000)
+    assert found.spent["week"]["id-alice", "", ""] == Spent(1, 0, 0)
     assert found.starts["day"] == datetime(2026, 3, 29, tzinfo=BERLIN).timestamp()
     assert found.starts["week"] == datetime(2026, 3, 23, tzinfo=BERLIN).timestamp()
-    assert found.minute == [(sunday - 30, *whose, 30, 1000)]
+    assert found.minute == [
+        (sunday - 30, *whose, 1, 30),
+        (sunday - 20, *whose, 1, 0),
+        (sunday - 10, "id-alice", "", "", 1, 0),
+    ]
     assert found.held == [held(99, sunday)]
+
+
+async def test_a_correction_corrects_tokens_too(tmp_path):
+    """And is no request."""
+    await book(tmp_path, call(1, counted=True, counted_tokens=30))
+    row = dict(zip(COLUMNS, row_of(call(2, tokens=(-3, -5), counted_tokens=-8)), strict=True))
+    row |= {"corrects": call(1).id}
+    file = LedgerFile(tmp_path / NAME, "UTC", full_sync=False)
+    file.open(NOON)
+    file.insert([encode(list(row.values()))], [])
+    file.close()
+    async with open_reader(tmp_path) as reader:
+        found = await reader.open_windows(NOON)
+    whose = ("id-alice", "", "openai")
+    assert found.spent["day"][whose].tokens == 22
+    assert [tuple(counts) for _, _, _, _, *counts in found.minute] == [(1, 30), (0, -8)]
+
+
+async def test_what_was_booked_before_the_clock_was_set_back_counts(tmp_path):
+    await book(tmp_path, call(1, NOON + 40 * DAY, counted=True, counted_tokens=30))
+    async with open_reader(tmp_path) as reader:
+        found = await reader.open_windows(NOON)
+    assert {spent["id-alice", "", "openai"].tokens for spent in found.spent.values()} == {30}
+    assert len(found.minute) == 1
 
 
 async def test_without_a_file_all_is_empty():

@@ -40,29 +40,10 @@ class Flight:
     """One answer in the air. `cap`: record up to so many bytes; 0 records nothing."""
 
     __slots__ = (
-        "_after_end",
-        "_first",
-        "_holding",
-        "_landing",
-        "_pieces",
-        "_room",
-        "aboard",
-        "cap",
-        "ends",
-        "failure",
-        "form",
-        "head",
-        "held",
-        "landed",
-        "observer",
-        "on_empty",
-        "on_growth",
-        "on_unkept",
-        "place",
-        "readers",
-        "visible",
-        "waited",
-    )
+        "_after_end", "_first", "_holding", "_landing", "_pieces", "_room", "aboard", "cap",
+        "ends", "failure", "form", "head", "held", "landed", "observer", "on_empty",
+        "on_growth", "on_unkept", "place", "readers", "visible", "waited",
+    )  # fmt: skip
 
     def __init__(self, cap: int = 0, *, place: tuple[bytes, bool] | None = None) -> None:
         """`place`: what it is listed under, a request's key and form, where others may board."""
@@ -116,8 +97,7 @@ class Flight:
         self.begin(reply, observer.form)
         quiet, busy = True, 0.0
 
-        def take(data: bytes) -> bool:
-            """Called for each piece, mostly from the socket's own callback."""
+        def take(data: bytes) -> bool:  # called from the socket's own callback, mostly
             nonlocal quiet, busy
             began = clock.monotonic()
             leash.check()

@@ -8,7 +8,6 @@ read it counts and lets pass. An event that can matter to nobody is not parsed (
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
 from enum import StrEnum
 from typing import Any, Protocol
@@ -24,6 +23,13 @@ from gateway.wire.findings import (
     TRUNCATED,
     UNOBSERVED,
     Findings,
+)
+from gateway.wire.scan import (
+    are_plain,
+    content_bytes,
+    end_of_objects,
+    first_that_matters,
+    matters,
 )
 
 UNCOUNTED = 8 * 1024  # bytes of events in which what was said is not counted yet
@@ -97,38 +103,6 @@ def observer_for(content_type: str, path: str, choices: int = 1) -> Observer:
 _WITH_CHOICES = frozenset({"chat/completions", "completions"})
 
 
-# An event that matters once content has begun: usage or a finish reason that is not null (nor "").
-# `"usage":null` and `"finish_reason":null` stand in nearly every event. Each pattern begins with
-# letters of its own: those the search can skip to.
-_MATTERS = tuple(
-    re.compile(rb'"%b"\s*:\s*(?:[^\sn"]|"[^"])' % name).search
-    for name in (b"usage", b"finish_reason")
-)
-
-
-# What the model said, in every place it may stand.
-_SAID = re.compile(
-    rb'"(?:content|refusal|reasoning_content|reasoning|arguments|text)"\s*+:\s*+'
-    rb'"((?:[^"\\]++|\\.)*+)"'  # possessive: linear whatever comes
-).findall
-
-
-def _content_bytes(data: bytes) -> int:
-    return sum(_utf8_bytes(said) if b"\\" in said else len(said) for said in _SAID(data))
-
-
-def _utf8_bytes(said: bytes) -> int:
-    """The length of what a JSON string's inside stands for."""
-    try:
-        return len(msgspec.json.decode(b'"' + said + b'"', type=str).encode())
-    except (msgspec.MsgspecError, UnicodeError):
-        return len(said)
-
-
-def _matters(data: bytes) -> bool:
-    return b"error" in data or b"[DONE]" in data or any(search(data) for search in _MATTERS)
-
-
 class _Plain(bytes):
     """Whole events in a row that can matter to nobody."""
 
@@ -166,10 +140,10 @@ class StreamObserver:
     def feed(self, data: bytes) -> list[Piece]:
         if self._done:
             return [EndEvent(data)]
-        if self._findings.content and self._splitter.idle and _are_plain(data):
-            if _first_that_matters(data, 0) == len(data):
-                self._pass_by(data)
-                return [data]
+        usual = self._findings.content and self._splitter.idle and are_plain(data)
+        if usual and first_that_matters(data, 0) == len(data):
+            self._pass_by(data)
+            return [data]
         pieces = self._look(self._cut_up(data))
         if self._waiting > UNCOUNTED:
             self._count_said()
@@ -192,15 +166,15 @@ class StreamObserver:
                 return
             data = data[end:]
         if splitter.idle and not self._done:
-            size = _end_of_objects(data)
+            size = end_of_objects(data)
             block = data if size == len(data) else data[:size]
-            if _are_plain(block):
+            if are_plain(block):
                 start = 0
                 while start < size and not self._findings.content:
                     end = block.find(b"\n\n", start) + 2
                     yield block[start:end]
                     start = end
-                end = _first_that_matters(block, start)
+                end = first_that_matters(block, start)
                 if end > start:
                     yield _Plain(block[start:end])
                 data = data[end:]
@@ -211,7 +185,7 @@ class StreamObserver:
         """Only an answer without usage needs it: it is put off until that is known, or until too
         much waits."""
         if self._findings.usage is None:
-            self._said += sum(map(_content_bytes, self._uncounted))
+            self._said += sum(map(content_bytes, self._uncounted))
         self._uncounted.clear()
         self._waiting = 0
 
@@ -286,7 +260,7 @@ class StreamObserver:
         findings = self._findings
         if b"error" in event and sse.name(event) == b"error":
             findings.error = True
-        if findings.content and not _matters(data):
+        if findings.content and not matters(data):
             return bytes
         found = _decode(data)
         if not isinstance(found, dict):
@@ -294,48 +268,6 @@ class StreamObserver:
         findings.read(found)
         bare = found.get("choices") == [] and isinstance(found.get("usage"), dict)
         return UsageEvent if bare else bytes
-
-
-_OPENINGS = frozenset({b"data: {", b'data:{"'})
-
-
-def _end_of_objects(data: bytes) -> int:
-    """Where the last whole event of `data` ends, `[DONE]` left out; 0 where there is none."""
-    end = data.rfind(b"\n\n") + 2
-    if end < 2:
-        return 0
-    last = data.rfind(b"\n\n", 0, end - 2) + 2
-    if last < 2:
-        return end
-    return last if data.startswith(b"data: [", last) else end
-
-
-def _are_plain(block: bytes) -> bool:
-    """`block` is nothing but whole events of one line each, every one an object: so neither of them
-    is `[DONE]`, nor has a name."""
-    opening = block[:7]
-    if opening not in _OPENINGS or not block.endswith(b"\n\n") or b"\r" in block:
-        return False
-    if block.find(b"\n") == len(block) - 2:
-        return True  # one event: most pieces of a live stream are
-    # Each newline is one of the two that end an event.
-    return block.count(b"\n") == 2 * (block.count(b"\n\n" + opening) + 1)
-
-
-def _first_that_matters(block: bytes, start: int) -> int:
-    """Where the first event that may matter begins, its end if there is none, from `start` on."""
-    found = len(block)
-    at = block.find(b'"error"', start)
-    if at >= 0:
-        found = at
-    for search in _MATTERS:
-        match = search(block, start, found)
-        if match is not None:
-            found = match.start()
-    if found == len(block):
-        return found
-    before = block.rfind(b"\n\n", start, found)
-    return start if before < 0 else before + 2
 
 
 def _decode(data: bytes) -> object:
@@ -400,7 +332,7 @@ class JSONObserver:
                 self._json = False
                 self._errors += 1
             if self._findings.usage is None:
-                self._said = _content_bytes(body)
+                self._said = content_bytes(body)
         return []
 
     def cut(self) -> None:

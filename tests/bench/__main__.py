@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import hits, joins, ledger, machine, mixed, relays, results, start, stores
+from tests.bench import hits, joins, ledger, machine, mixed, relays, results, scrape, start, stores
 from tests.bench.scene import Pace, Scene
 from tests.bench.sides import LOOP
 
@@ -37,6 +37,7 @@ LONG = frozenset({"mixed"})  # only where it is named
 OTHERS: dict[str, Callable[[], bool]] = {
     "joins": joins.main,
     "ledger": ledger.main,
+    "scrape": scrape.main,
 }
 
 

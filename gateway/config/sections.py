@@ -338,6 +338,51 @@ class ModelSection:
 
 
 @frozen
+class JournalRule:
+    """What is different for some models; the first rule that matches a model holds."""
+
+    models: list[str] = field(factory=lambda: ["*"])
+    bodies: bool = False
+
+
+def _secret_members() -> list[str]:
+    return [
+        *("password", "passwd", "secret", "client_secret", "api_key", "apikey", "authorization"),
+        *("access_token", "refresh_token", "id_token", "private_key"),
+    ]
+
+
+@frozen
+class Redact:
+    """What of a body is not kept: the values of JSON members with these names (case does not
+    count), and what these regular expressions match."""
+
+    members: list[str] = field(factory=_secret_members)
+    patterns: list[str] = field(factory=list)
+
+
+@frozen
+class JournalQueue:
+    """What may wait in memory; past it bodies are left out, then records (requirement G2)."""
+
+    records: int = 10_000
+    bytes: Size = Size(64 * MiB)
+
+
+@frozen
+class Journal:
+    """Bodies and headers of requests, beside their rows in the books."""
+
+    bodies: bool = False
+    models: list[JournalRule] = field(factory=list)
+    max_body: Size = Size(256 * KiB)  # of each body; what is longer is cut
+    redact: Redact = Redact()
+    keep: Duration | None = Duration(7 * 86_400)
+    size_limit: Size = Size(2 * GiB)  # of all files
+    queue: JournalQueue = JournalQueue()
+
+
+@frozen
 class Metrics:
     """`open`: /metrics without the token from anywhere."""
 
@@ -375,5 +420,6 @@ class Config:
     cache: Cache = Cache()
     quota: Quota = Quota()
     usage: Usage = Usage()
+    journal: Journal = Journal()
     metrics: Metrics = Metrics()
     traces: Traces = Traces()

@@ -43,14 +43,18 @@ from gateway.gauges import (
     watch_access_log,
     watch_cache,
     watch_disk,
+    watch_journal,
     watch_ledger,
     watch_traces,
     watch_traffic,
     watch_upstreams,
 )
 from gateway.house import House
+from gateway.journal.keeper import Keeper
+from gateway.journal.reader import JournalReader
 from gateway.journal.writer import open_access_log
 from gateway.keys.penalty import Penalty
+from gateway.keys.rules import blotted
 from gateway.keys.store import Callers, DataError, load_admin_token, lock_data, open_register
 from gateway.metrics import LoopLag, Metrics, standard_registry
 from gateway.pipeline import Pipeline
@@ -138,6 +142,11 @@ class Gateway:
         await self.cache.start()
         stack.push_async_callback(self._close_upstreams)
         calls = Calls(self.clock, workers)
+        self.journal = Keeper(data, config.journal, self.clock, _secrets(config), blotted)
+        stack.push_async_callback(self.journal.close)
+        self.journal.start()
+        self.kept = JournalReader(data, self.journal.flush)
+        stack.callback(self.kept.close)
         self.boarding = Boarding(config.cache, self.cache, self.clock, calls)
         self.house = House(
             keys=self.callers,
@@ -154,6 +163,7 @@ class Gateway:
             body_limit=config.server.body_limit,
             upload_limit=config.server.upload_limit,
             missing_usage=config.usage.on_missing_usage,
+            journal=self.journal,
         )
         self.ops = Ops()
         self.ops.check("ledger", self.ledger.works)
@@ -175,6 +185,7 @@ class Gateway:
                 skipped=partial(self.metrics.counted, "gateway_cache_store_skipped_total"),
                 keys=self.register,
                 books=self.books,
+                journal=self.kept,
             ),
         )
         address = await self.admin.start()
@@ -200,6 +211,7 @@ class Gateway:
         watch_cache(self.metrics, self.cache, self.boarding)
         watch_ledger(self.metrics, self.ledger)
         watch_traces(self.metrics, self.traces)
+        watch_journal(self.metrics, self.journal)
         listening = await self.plane.start()
         stack.callback(self.plane.close)
         watcher = Watcher(self.file, self._reload, self._keep)
@@ -258,6 +270,7 @@ class Gateway:
         self.ledger.reconfigure(config.usage)
         self.prices.reconfigure(config.models)
         self.traces.reconfigure(config.traces, config.upstreams)
+        self.journal.reconfigure(config.journal, _secrets(config))
         self.config = config
         self.metrics.reloaded(ok=True)
         self.access_log.reopen()
@@ -336,6 +349,14 @@ def run(config: Config, file: ConfigFile) -> int:
         say(f"cannot start: {error}")
         return 1
     return 0
+
+
+def _secrets(config: Config) -> list[str]:
+    """Credentials of ours, wherever an answer might repeat them."""
+    own = [config.admin.token, *(upstream.api_key for upstream in config.upstreams)]
+    for upstream in config.upstreams:
+        own += [*upstream.headers.values(), *upstream.query.values()]
+    return [str(secret) for secret in own if secret]
 
 
 def edge_of(config: Config) -> Edge:

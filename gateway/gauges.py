@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from gateway.boarding import Boarding
 from gateway.cache.store import TwoTier
 from gateway.house import House
+from gateway.journal.keeper import Keeper
 from gateway.journal.writer import AccessLog, NoAccessLog
 from gateway.keys.register import Register
 from gateway.keys.rules import may_use
@@ -154,6 +155,21 @@ def watch_traces(metrics: Metrics, traces: Exporter | NoTraces) -> None:
     for result in ("exported", "failed", "dropped"):
         metrics.watch("gateway_trace_spans_total", partial(getattr, traces, result), result=result)
     metrics.watch("gateway_trace_requests_waiting", lambda: traces.waiting)
+
+
+def watch_journal(metrics: Metrics, journal: Keeper) -> None:
+    """What becomes of records, what waits, and the files."""
+    figures = journal.figures
+    for result in ("written", "dropped", "failed"):
+        read = partial(getattr, figures, result)
+        metrics.watch("gateway_journal_records_total", read, result=result)
+    metrics.watch("gateway_journal_bodies_dropped_total", lambda: figures.without_bodies)
+    metrics.watch_all("gateway_journal_errors_total", _by_reason(lambda: dict(figures.failures)))
+    metrics.watch("gateway_journal_records_waiting", lambda: journal.waiting)
+    metrics.watch("gateway_journal_held_bytes", lambda: journal.held)
+    metrics.watch("gateway_journal_size_bytes", lambda: figures.size)
+    metrics.watch("gateway_journal_files", lambda: figures.files)
+    metrics.watch("gateway_journal_files_deleted_total", lambda: figures.deleted)
 
 
 def _rows(ledger: SQLiteLedger) -> dict[Labels, float]:

@@ -9,8 +9,9 @@ from gateway.answers import Render
 from gateway.boarding import Boarding
 from gateway.calls import Calls
 from gateway.config import OnMissingUsage
+from gateway.journal.capture import NoJournal
 from gateway.leash import Leash
-from gateway.ports import Clock, Keys, Ledger, Penalty, Prices, Sink, Upstream
+from gateway.ports import Clock, Journal, Keys, Ledger, Penalty, Prices, Sink, Upstream
 
 
 @dataclass(slots=True)
@@ -31,6 +32,7 @@ class House:
     body_limit: int
     upload_limit: int
     missing_usage: OnMissingUsage | None = None  # what is booked where usage did not come
+    journal: Journal = field(default_factory=NoJournal)
     draining: bool = False
     flights: set[Leash] = field(default_factory=set)  # all in the air, to be cut at a stop
     streams: int = 0  # of them, those that answer a request with `stream: true`

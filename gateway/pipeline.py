@@ -110,10 +110,12 @@ class Pipeline:
                 house.ledger.add(exchange)
             for sink in house.sinks:
                 sink.book(exchange)
+            trip.capture.end(exchange)
 
     async def _fail(self, trip: Trip, error: GatewayError) -> None:
         """An error is an end like any other: booked, if a call was made, before it is told."""
         trip.outcome, trip.error = outcome_of(error, trip.upstream is not None), error.code
+        trip.keep(self.house.journal, trip.body)
         note_error(trip, error)
         if trip.attempts:
             await self._commit(trip)
@@ -170,6 +172,7 @@ class Pipeline:
         known = await house.boarding.know(body)
         trip.mark("received", house.clock.monotonic())
         trip.model, trip.stream = known.request.model, known.request.stream
+        trip.keep(house.journal, body)
         upstream = self._choose(trip, caller, CHAT)
         plan = house.boarding.plan(trip, upstream, caller, known, CHAT, ticket)
         call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
@@ -179,6 +182,7 @@ class Pipeline:
         ask, house = trip.ask, self.house
         caller = self._admit(trip)
         body, trip.model = await self._relay_body(ask)
+        trip.keep(house.journal, body if isinstance(body, bytes) else None)
         trip.mark("received", house.clock.monotonic())
         upstream = self._choose(trip, caller, ask.path)
         call = Call(
@@ -220,6 +224,7 @@ class Pipeline:
 
     async def _models(self, trip: Trip) -> None:
         caller, house = self._admit(trip), self.house
+        trip.keep(house.journal, None)
         accepting = [upstream for upstream in house.upstreams if upstream.accepts(caller.kind)]
         merged: dict[str, dict[str, object]] = {}
         for listed in await asyncio.gather(*(upstream.models(caller) for upstream in accepting)):

@@ -312,6 +312,24 @@ class Keys(Protocol):
 Sinks = Sequence[Sink]
 
 
+class Capture(Protocol):
+    """What the journal takes down of one request, or nothing."""
+
+    def wrap(self, client: Client) -> Client:
+        """The client to be used from now on: it hands on all it gets, to `client`."""
+
+    def end(self, exchange: Exchange) -> None:
+        """The request has ended. Never blocks, never raises."""
+
+
+class Journal(Protocol):
+    """Bodies and headers of requests, where they are to be kept."""
+
+    def capture(self, ask: Ask, caller: Caller, model: str | None, body: bytes | None) -> Capture:
+        """Decided once, when caller and model are known, or the request was refused. `body` None:
+        it was not read, or is streamed."""
+
+
 # Kept answers -------------------------------------------------------------------------------------
 
 

@@ -27,8 +27,9 @@ from gateway.exchange import (
     Usage,
     UsageSource,
 )
+from gateway.journal.capture import NOT_KEPT
 from gateway.keys.rules import blotted
-from gateway.ports import Ask, CallTimes, Client, Prices
+from gateway.ports import Ask, CallTimes, Capture, Client, Journal, Prices
 from gateway.wire.findings import NOT_JSON, TOO_LARGE, UNOBSERVED
 from gateway.wire.headers import read_tags
 from gateway.wire.observe import Observer
@@ -74,7 +75,14 @@ class Trip:
     times: CallTimes | None = None
     attempts: int = 0
     waited: float = 0.0  # seconds spent waiting for the upstream
+    capture: Capture = NOT_KEPT
     marks: dict[str, float] = field(default_factory=dict)
+
+    def keep(self, journal: Journal, body: bytes | None) -> None:
+        """Let the journal take down what it keeps of this request, from here on."""
+        if self.caller is not None and self.capture is NOT_KEPT and not self.client.started:
+            self.capture = journal.capture(self.ask, self.caller, self.model, body)
+            self.client = self.capture.wrap(self.client)
 
     def mark(self, name: str, now: float) -> None:
         """Milliseconds since the request arrived."""

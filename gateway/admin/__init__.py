@@ -7,7 +7,7 @@ functions on the files. So all three mean the same by the same words.
 from typing import Any
 
 from gateway.admin import backup, cache, keys, logs, teams, usage
-from gateway.admin.operation import Operation, Rooms
+from gateway.admin.operation import Operation, Rooms, Stream
 
 OPERATIONS: tuple[Operation[Any], ...] = (
     *keys.OPERATIONS,
@@ -18,4 +18,4 @@ OPERATIONS: tuple[Operation[Any], ...] = (
     *backup.OPERATIONS,
 )
 
-__all__ = ["OPERATIONS", "Operation", "Rooms"]
+__all__ = ["OPERATIONS", "Operation", "Rooms", "Stream"]

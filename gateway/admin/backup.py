@@ -20,10 +20,11 @@ from msgspec import Meta
 
 from gateway.admin.operation import Arguments, Operation, Rooms
 from gateway.errors import InvalidRequest, StorageError
+from gateway.journal.keeper import FOLDER
+from gateway.journal.segments import segments
 
 BASES = ("keys.db", "ledger.db")
 SECRETS = ("secret",)
-FOLDERS = ("journal",)
 PATIENCE = 30.0  # seconds for a base that another process has locked
 
 
@@ -39,6 +40,7 @@ async def backup(rooms: Rooms, asked: Backup) -> dict[str, Any]:
     if not target.is_absolute():
         raise InvalidRequest("dir: an absolute path is wanted.", param="dir")
     await rooms.books.settled()
+    await rooms.journal.settled()
     try:
         names = await asyncio.to_thread(_copy, rooms.books.path.parent, target)
     except _TakenError:
@@ -58,7 +60,7 @@ def _copy(data: Path, target: Path) -> list[str]:
     target.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))  # 0700
     try:
-        names = [*_secrets(data, part), *_bases(data, part), *_folders(data, part)]
+        names = [*_secrets(data, part), *_bases(data, part), *_journal(data / FOLDER, part)]
         _sync(part)
         part.rename(target)  # takes the place of an empty folder (rename(2))
         _sync(target.parent)
@@ -76,23 +78,36 @@ def _secrets(data: Path, part: Path) -> list[str]:
 
 
 def _bases(data: Path, part: Path) -> list[str]:
-    """Each in one reading transaction: whoever writes goes on meanwhile."""
     names = [name for name in BASES if (data / name).exists()]
     for name in names:
-        _make(part / name)
-        uri = f"file:{quote(str((data / name).resolve()))}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as base:
-            base.execute("PRAGMA wal_autocheckpoint = 0")
-            base.execute("VACUUM INTO ?", (str(part / name),))
-        _sync(part / name)
+        _copy_base(data / name, part / name)
     return names
 
 
-def _folders(data: Path, part: Path) -> list[str]:
-    names = [name for name in FOLDERS if (data / name).is_dir()]
-    for name in names:
-        shutil.copytree(data / name, part / name)
-    return names
+def _copy_base(base: Path, target: Path) -> None:
+    """In one reading transaction: whoever writes goes on meanwhile."""
+    _make(target)
+    uri = f"file:{quote(str(base.resolve()))}?mode=ro"
+    with closing(sqlite3.connect(uri, uri=True, timeout=PATIENCE)) as source:
+        source.execute("PRAGMA wal_autocheckpoint = 0")
+        source.execute("VACUUM INTO ?", (str(target),))
+    _sync(target)
+
+
+def _journal(folder: Path, part: Path) -> list[str]:
+    """File by file; one that is deleted meanwhile, for its age, is not in the copy."""
+    if not folder.is_dir():
+        return []
+    (part / FOLDER).mkdir(mode=0o700)
+    for base in segments(folder):
+        try:
+            _copy_base(base, part / FOLDER / base.name)
+        except sqlite3.Error:
+            if base.exists():
+                raise
+            (part / FOLDER / base.name).unlink(missing_ok=True)
+    _sync(part / FOLDER)
+    return [FOLDER]
 
 
 def _make(path: Path, content: bytes = b"") -> None:

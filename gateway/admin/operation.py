@@ -6,7 +6,7 @@ Rule: what is not known is refused, a misspelt filter too: one that is left out 
 from __future__ import annotations
 
 import string
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 
 from gateway.errors import InvalidRequest
+from gateway.journal.reader import JournalReader, no_journal
 from gateway.keys.register import Register, nothing_kept
 from gateway.ports import Cache, Clock
 from gateway.usage.reader import Reader, no_books
@@ -29,6 +30,14 @@ class Rooms:
     skipped: Callable[[], Mapping[str, float]] = dict
     keys: Register = field(default_factory=nothing_kept)
     books: Reader = field(default_factory=no_books)
+    journal: JournalReader = field(default_factory=no_journal)
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """An answer of any length, a JSON object on each line, made page by page."""
+
+    pages: AsyncIterator[Sequence[Mapping[str, Any]]]
 
 
 class Arguments(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,8 +49,8 @@ A = TypeVar("A", bound=Arguments)
 
 @dataclass(frozen=True, slots=True)
 class Operation(Generic[A]):
-    """One thing to ask. `path` has its variables in braces; `does` gives what `encode` can write,
-    or raises GatewayError; `refusals` are the statuses that it adds to the common ones."""
+    """One thing to ask. `path` has its variables in braces; `does` gives what `encode` can write
+    or a Stream, or raises GatewayError; `refusals` are statuses beside the common ones."""
 
     method: str
     path: str

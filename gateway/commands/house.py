@@ -22,6 +22,7 @@ from gateway.clock import SystemClock
 from gateway.config import Cache, Config, Size
 from gateway.control import CONNECT, ControlClient, NoAnswer, NoServer
 from gateway.errors import GatewayError
+from gateway.journal.reader import JournalReader
 from gateway.keys.store import DataError, DataInUse, lock_data, open_register
 from gateway.usage.reader import Reader
 
@@ -150,17 +151,19 @@ def _on_files(config: Config, data: Path, makes: bool) -> Iterator[Local]:
     cache = TwoTier(_section(config.cache, there=folder.is_dir()), folder, clock)
     keys = open_register(data, clock, make=makes)
     books = Reader(data, config.quota.timezone)
+    journal = JournalReader(data)
     with asyncio.Runner() as runner:
         runner.run(cache.start())
         try:
             if folder.is_dir() and (state := cache.stats().disk.state) != "open":
                 raise Unreachable(f"{folder} cannot be read ({state})")
             runner.run(keys.start())
-            yield Local(Rooms(cache, clock, keys=keys, books=books), runner)
+            yield Local(Rooms(cache, clock, keys=keys, books=books, journal=journal), runner)
         finally:
             runner.run(cache.close())
             runner.run(keys.close())
             books.close()
+            journal.close()
 
 
 def _section(section: Cache, *, there: bool) -> Cache:

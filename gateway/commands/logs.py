@@ -11,11 +11,11 @@ from typing import Any
 
 import click
 
-from gateway.admin.logs import LOG, LOGS, PAGE
-from gateway.commands import output
+from gateway.admin.logs import BODIES_PAGE, LOG, LOGS, PAGE
+from gateway.commands import output, timeline
 from gateway.commands.house import House
 from gateway.commands.money import figures
-from gateway.commands.options import common
+from gateway.commands.options import FORMATS, common, config_option, data_option
 from gateway.commands.session import session
 
 POLL = 1.0  # seconds between two looks, with --follow
@@ -54,7 +54,9 @@ COLUMNS = (
     \b
       gateway logs
       gateway logs --follow --key alice
-      gateway logs --status 5xx --since 1h --format json""",
+      gateway logs --status 5xx --since 1h --format json
+      gateway logs --search "order 4711"
+      gateway logs --since 2026-03-01 --limit 1000000 --bodies --format jsonl > march.jsonl""",
 )
 @click.option(
     "--follow", is_flag=True, help="Go on: show requests as they are booked, until Ctrl-C."
@@ -70,9 +72,28 @@ COLUMNS = (
 @click.option("--since", metavar="1h|DATE", help="From when on; days begin in quota.timezone.")
 @click.option("--until", metavar="DATE", help="To when; a day is in it.")
 @click.option(
+    "--search",
+    metavar="TEXT",
+    help="Only with these words, in a row, in a body that the journal keeps.",
+)
+@click.option(
     "--limit", type=click.IntRange(1), default=50, show_default=True, help="So many rows."
 )
-@common
+@click.option(
+    "--bodies",
+    is_flag=True,
+    help="With the headers and bodies that the journal keeps; for json and jsonl.",
+)
+@config_option
+@data_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice((*FORMATS, "jsonl")),
+    default="table",
+    show_default=True,
+    help="For people, or one JSON document, or CSV with a header, or a JSON object on each line.",
+)
 @click.pass_context
 def logs(context: click.Context, /, form: str, follow: bool, limit: int, **given: Any) -> None:
     """Requests that had a valid caller, the newest first; with --follow the newest last.
@@ -82,6 +103,7 @@ def logs(context: click.Context, /, form: str, follow: bool, limit: int, **given
     if context.invoked_subcommand is not None:
         return
     where = {name: given.pop(name) for name in ("config_path", "data")}
+    given["bodies"] = given["bodies"] or None
     with session(where) as house:
         page = _first(house, limit, follow, given)
         rows = _following(house, page, given) if follow else _pages(house, page, limit, given)
@@ -101,25 +123,39 @@ def logs(context: click.Context, /, form: str, follow: bool, limit: int, **given
 @click.argument("request_id", metavar="ID")
 @common
 def show(request_id: str, form: str, **where: Any) -> None:
-    """One request: all that is known of it. Its id is what X-Gateway-Request-Id said."""
+    """One request: all that is known of it. Its id is what X-Gateway-Request-Id said.
+
+    Its row, how its time went, and the headers and bodies that the journal keeps, if any.
+    """
     with session(where) as house:
         found = house.ask(LOG, id=request_id)
-    output.record(found if form == "json" else figures(found), form)
+    if form == "table":
+        kept = found.pop("kept")
+        output.record(figures(found), form)
+        output.text(timeline.page(found, kept))
+    else:
+        output.record(found if form == "json" else figures(found), form)
 
 
 def _first(house: House, limit: int, follow: bool, given: Mapping[str, Any]) -> list[Row]:
     """The first page: it is asked for before anything is shown, for it may be refused."""
-    found: list[Row] = house.ask(LOGS, follow=follow or None, limit=min(limit, PAGE), **given)
+    size = min(limit, _most(given))
+    found: list[Row] = house.ask(LOGS, follow=follow or None, limit=size, **given)
     return found
+
+
+def _most(given: Mapping[str, Any]) -> int:
+    """Rows in one answer."""
+    return BODIES_PAGE if given["bodies"] else PAGE
 
 
 def _pages(house: House, page: list[Row], limit: int, given: Mapping[str, Any]) -> Iterator[Row]:
     """As many as asked for, page by page: memory stays flat."""
     while True:
         yield from page
-        if len(page) < min(limit, PAGE) or (limit := limit - len(page)) <= 0:
+        if len(page) < min(limit, _most(given)) or (limit := limit - len(page)) <= 0:
             return
-        page = house.ask(LOGS, limit=min(limit, PAGE), before=page[-1]["id"], **given)
+        page = house.ask(LOGS, limit=min(limit, _most(given)), before=page[-1]["id"], **given)
 
 
 def _following(house: House, page: list[Row], given: Mapping[str, Any]) -> Iterator[Row]:
@@ -132,14 +168,14 @@ def _following(house: House, page: list[Row], given: Mapping[str, Any]) -> Itera
                 return  # nobody writes
             if not page:
                 time.sleep(POLL)
-            page = house.ask(LOGS, follow=True, limit=PAGE, after=after, **given)
+            page = house.ask(LOGS, follow=True, limit=_most(given), after=after, **given)
             if page:
                 break
 
 
 def _show(rows: Iterator[Row], form: str, *, live: bool) -> None:
-    """Row by row. JSON is one document, an array; with --follow one line for each row."""
-    if form == "json" and live:
+    """Row by row. JSON is one document, an array; jsonl, and JSON with --follow, a row a line."""
+    if form == "jsonl" or (form == "json" and live):
         for row in rows:
             output.text(json.dumps(row))
     elif form == "json":

@@ -1,14 +1,28 @@
 """config.yaml and the environment as typed sections, or every fault at once, with path and line.
 
 Pure: text and environment in, a `Config` out; reading files is the job of `gateway/watch.py`.
-Behind this door, in order: sections (what there is), units, document (YAML with lines), environment
-(`${NAME}`), structure (types), addresses, finding, books, tracing and
-checks (rules between settings), loader, view.
+Behind this door, in order: kinds (of values), sections (what there is), units, document (YAML with
+lines), environment (`${NAME}`), structure (types), addresses, finding, books, tracing and checks
+(rules between settings), loader, view.
 """
 
 from gateway.config.addresses import host_and_port, is_loopback, upstream_base
 from gateway.config.checks import warnings
 from gateway.config.document import ConfigError, Fault
+from gateway.config.kinds import (
+    Duration,
+    GiB,
+    KiB,
+    Limit,
+    MiB,
+    Money,
+    Part,
+    Period,
+    Price,
+    Secret,
+    SecretURL,
+    Size,
+)
 from gateway.config.loader import as_running, load, with_overrides
 from gateway.config.sections import (
     TLS,
@@ -24,29 +38,17 @@ from gateway.config.sections import (
     DefaultLimits,
     Disconnect,
     Durability,
-    Duration,
-    GiB,
     Journal,
     JournalQueue,
     JournalRule,
     Keys,
-    KiB,
-    Limit,
     Metrics,
-    MiB,
     ModelSection,
-    Money,
     OnMissingUsage,
-    Part,
-    Period,
-    Price,
     Quota,
     Redact,
     Scope,
-    Secret,
-    SecretURL,
     Server,
-    Size,
     TierPrice,
     Timeouts,
     Traces,

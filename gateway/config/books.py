@@ -6,11 +6,13 @@ import re
 from zoneinfo import ZoneInfo
 
 from gateway.config.finding import Finding, Findings, positive
+from gateway.config.kinds import (
+    MiB,
+)
 from gateway.config.sections import (
     Config,
     DefaultLimits,
     Journal,
-    MiB,
     ModelSection,
     Quota,
     TierPrice,

@@ -26,7 +26,12 @@ from gateway.config.document import (
 )
 from gateway.config.environment import Environment, expand
 from gateway.config.finding import Finding
-from gateway.config.sections import Config, Secret
+from gateway.config.kinds import (
+    Secret,
+)
+from gateway.config.sections import (
+    Config,
+)
 from gateway.config.structure import BaseValidationError, problems, structure
 from gateway.config.tracing import extras
 from gateway.config.view import RESTART

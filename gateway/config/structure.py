@@ -26,9 +26,8 @@ from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.gen import make_dict_structure_fn
 
 from gateway.config.document import Node, Scalar, Sequence, Table, Way
-from gateway.config.sections import (
+from gateway.config.kinds import (
     NONE_IS_A_WORD,
-    Config,
     Duration,
     Limit,
     Money,
@@ -37,6 +36,9 @@ from gateway.config.sections import (
     Secret,
     SecretURL,
     Size,
+)
+from gateway.config.sections import (
+    Config,
 )
 from gateway.config.units import parse_duration, parse_money, parse_part, parse_price, parse_size
 

@@ -9,7 +9,13 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-from gateway.config.sections import Duration, Money, Part, Price, Size
+from gateway.config.kinds import (
+    Duration,
+    Money,
+    Part,
+    Price,
+    Size,
+)
 
 _BYTES = {
     "B": 1,

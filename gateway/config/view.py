@@ -9,7 +9,17 @@ from typing import Any
 
 import attrs
 
-from gateway.config.sections import NONE_IS_A_WORD, Config, Duration, Money, Price, Secret, Size
+from gateway.config.kinds import (
+    NONE_IS_A_WORD,
+    Duration,
+    Money,
+    Price,
+    Secret,
+    Size,
+)
+from gateway.config.sections import (
+    Config,
+)
 from gateway.config.units import format_duration, format_money, format_price, format_size
 
 # Sockets are bound, files opened and the loop chosen once. `docs/configuration.md` says the same.

@@ -15,26 +15,50 @@ from gateway.exchange import Caller, Exchange, HeaderList
 from gateway.journal.shape import SLACK, Captured, Side
 from gateway.ports import Ask, Client
 
+QUEUE_FULL = "queue_full"  # why a body was left out
 STREAM = 16  # times as much of a stream is captured: its framing is most of it
+
+
+class NotKept:
+    """Of this request nothing is kept."""
+
+    def wrap(self, client: Client) -> Client:
+        """The client itself."""
+        return client
+
+    def end(self, exchange: Exchange) -> None:
+        """Nothing."""
+
+
+NOT_KEPT = NotKept()
+
+
+class NoJournal:
+    """Keeps nothing of any request."""
+
+    def capture(self, ask: Ask, caller: Caller, model: str | None, body: bytes | None) -> NotKept:
+        """Nothing."""
+        return NOT_KEPT
 
 
 def is_kept(section: Journal, caller: Caller, model: str | None, header: str | None) -> bool:
     """Are bodies of such a request kept. An explicit off, wherever it stands, wins; then an
-    explicit on, of the key or of the model; then `journal.bodies` (requirement G6)."""
+    explicit on, of the key or of the model; then `journal.bodies` (requirement G6). Where no model
+    is known, it might be one that is off."""
     of_key = caller.grant.log_bodies if caller.grant is not None else None
-    of_model = next(
-        (
-            rule.bodies
-            for rule in section.models
-            if model is not None and any(is_like(model, pattern) for pattern in rule.models)
-        ),
-        None,
-    )
-    if of_key is False or of_model is False:
-        return False
-    if not (of_key or of_model or section.bodies):
+    of_model = _of_model(section, model) if section.models else None
+    if of_key is False or of_model is False or not (of_key or of_model or section.bodies):
         return False
     return header is None or header.strip().lower() != "none"
+
+
+def _of_model(section: Journal, model: str | None) -> bool | None:
+    if model is None:
+        return False if any(not rule.bodies for rule in section.models) else None
+    for rule in section.models:
+        if any(is_like(model, pattern) for pattern in rule.models):
+            return rule.bodies
+    return None
 
 
 class Room(Protocol):
@@ -51,17 +75,27 @@ class Recorder:
     """Captures one request; it is its client in the meantime."""
 
     __slots__ = (
-        *("_ask", "_body", "_caller", "_client", "_held", "_left", "_limit", "_pieces", "_room"),
-        *("_response", "_size", "_status", "_took"),
+        *(
+            "_ask",
+            "_body",
+            "_caller",
+            "_client",
+            "_held",
+            "_left",
+            "_limit",
+            "_pieces",
+            "_response",
+        ),
+        *("_room", "_size", "_took"),
     )
 
     def __init__(
-        self, room: Room, ask: Ask, client: Client, caller: Caller, body: bytes | None, limit: int
+        self, room: Room, ask: Ask, caller: Caller, body: bytes | None, limit: int
     ) -> None:
-        """`limit` in bytes, of each body."""
-        self._room, self._ask, self._client, self._caller = room, ask, client, caller
+        """`limit` in bytes, of each body. To be wrapped around the client next."""
+        self._room, self._ask, self._caller = room, ask, caller
         self._limit = limit + SLACK
-        self._held = self._took = self._size = self._status = 0
+        self._held = self._took = self._size = 0
         self._response: HeaderList = []
         self._pieces: list[bytes] = []
         self._left: str | None = None
@@ -72,11 +106,11 @@ class Recorder:
             self._held += size
             self._body.body = body[: self._limit]
         else:
-            self._body.left = "queue_full"
+            self._body.left = QUEUE_FULL
 
-    @property
-    def client(self) -> Client:
-        """What the pipeline writes to."""
+    def wrap(self, client: Client) -> Client:
+        """This one stands in front of `client` from now on."""
+        self._client = client
         return self
 
     def end(self, exchange: Exchange) -> None:
@@ -106,7 +140,7 @@ class Recorder:
         if self._left is not None or self._took >= self._limit:
             return
         if not self._room.take(len(data)):
-            self._left = "queue_full"
+            self._left = QUEUE_FULL
             self._pieces.clear()
             return
         self._held += len(data)
@@ -132,7 +166,7 @@ class Recorder:
 
     def start(self, status: int, headers: HeaderList, length: int | None) -> None:
         self._client.start(status, headers, length)
-        self._status, self._response = status, headers
+        self._response = headers
         if any(name == "content-type" and "event-stream" in value for name, value in headers):
             self._limit *= STREAM
 

@@ -19,11 +19,11 @@ from pathlib import Path
 
 from gateway.config import Journal as Section
 from gateway.exchange import Caller
-from gateway.journal.capture import Recorder, is_kept
+from gateway.journal.capture import NOT_KEPT, QUEUE_FULL, Recorder, is_kept
 from gateway.journal.redact import Blot, Redactor
 from gateway.journal.segments import PARTS, Segments, began, is_environment, segments, size_of
 from gateway.journal.shape import Captured, Record, record_of
-from gateway.ports import NOT_KEPT, Ask, Capture, Client, Clock
+from gateway.ports import Ask, Capture, Clock
 
 FOLDER = "journal"
 BATCH = 64  # records in one statement
@@ -58,13 +58,6 @@ class _Mark:
         self.done = done
 
 
-@dataclass(frozen=True, slots=True)
-class _Stop:
-    """The last of the queue; what is not written by `until` (monotonic seconds) is lost."""
-
-    until: float
-
-
 class Keeper:
     """The `Journal` port. `secrets` are texts that are never kept, `blot` takes out issued keys."""
 
@@ -74,10 +67,11 @@ class Keeper:
         self.figures = Figures()
         self._folder, self._clock, self._blot = data / FOLDER, clock, blot
         self._segments = Segments(self._folder)
-        self._queue: queue.SimpleQueue[Captured | _Mark | _Stop] = queue.SimpleQueue()
+        self._queue: queue.SimpleQueue[Captured | _Mark] = queue.SimpleQueue()
         self._taken = self._given = 0  # bytes: one counted by the loop, one by the thread
         self._batch: list[Captured] = []
-        self._order: _Mark | _Stop | None = None
+        self._mark: _Mark | None = None
+        self._stop_at: float | None = None  # monotonic; what is not written by then is lost
         self._retry_at: float | None = None
         self._backoff = BACKOFF[0]
         self._tend_at = 0.0
@@ -97,14 +91,12 @@ class Keeper:
         self._section = section
         self._redactor = Redactor(section.redact, secrets, self._blot)
 
-    def capture(
-        self, ask: Ask, client: Client, caller: Caller, model: str | None, body: bytes | None
-    ) -> Capture:
+    def capture(self, ask: Ask, caller: Caller, model: str | None, body: bytes | None) -> Capture:
         """The `Journal` port."""
         section = self._section
         if not is_kept(section, caller, model, ask.header("x-gateway-log")):
             return NOT_KEPT
-        return Recorder(self, ask, client, caller, body, section.max_body)
+        return Recorder(self, ask, caller, body, section.max_body)
 
     def take(self, size: int) -> bool:
         """Have room for so many bytes more."""
@@ -115,8 +107,7 @@ class Keeper:
 
     def put(self, captured: Captured) -> None:
         """Queue what was captured of a request."""
-        full = "queue_full"
-        if captured.request.left == full or captured.response.left == full:
+        if QUEUE_FULL in (captured.request.left, captured.response.left):
             self.figures.without_bodies += 1
         if self.waiting >= self._section.queue.records:
             self._taken -= captured.held
@@ -136,11 +127,16 @@ class Keeper:
 
     async def flush(self, within: float) -> bool:
         """Wait until all that was put is on the disk; False: it is not, after so many seconds."""
-        loop, waiting = asyncio.get_running_loop(), asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        waiting = loop.create_future()
+
+        def settle() -> None:
+            if not waiting.done():
+                waiting.set_result(None)
 
         def tell() -> None:
             with contextlib.suppress(RuntimeError):  # the loop has been closed
-                loop.call_soon_threadsafe(lambda: waiting.done() or waiting.set_result(None))
+                loop.call_soon_threadsafe(settle)
 
         self._queue.put(_Mark(tell))
         self._hurry.set()
@@ -153,7 +149,8 @@ class Keeper:
 
     async def close(self, within: float = FLUSH) -> None:
         """Write everything that waits, within so many seconds."""
-        self._queue.put(_Stop(self._clock.monotonic() + within))
+        self._stop_at = self._clock.monotonic() + within
+        self._queue.put(_Mark(lambda: None))  # wakes it
         self._hurry.set()
         await asyncio.get_running_loop().run_in_executor(None, self._thread.join, within + 1.0)
         if self._thread.is_alive() or self.waiting:
@@ -162,35 +159,34 @@ class Keeper:
     # -- the thread --------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        while True:
+        while not self._is_over():
             self._gather()
             now = self._clock.monotonic()
-            if self._retry_at is None or now >= self._retry_at or isinstance(self._order, _Stop):
+            if self._retry_at is None or now >= self._retry_at or self._stop_at is not None:
                 self._work(now)
-            if self._batch:
-                if isinstance(self._order, _Stop) and now >= self._order.until:
-                    break
-                continue
-            order, self._order = self._order, None
-            if isinstance(order, _Mark):
-                order.done()
-            elif isinstance(order, _Stop):
-                break
+            if not self._batch and self._mark is not None:
+                self._mark.done()
+                self._mark = None
         self._segments.close()
 
+    def _is_over(self) -> bool:
+        if self._stop_at is None:
+            return False
+        return self.waiting == 0 or self._clock.monotonic() >= self._stop_at
+
     def _gather(self) -> None:
-        """Wait for something to do; take what there is, up to a full batch or an order."""
+        """Wait for something to do; take what there is, up to a full batch or a mark."""
         self._hurry.clear()
         if self._batch:  # it could not be written: a while later it is tried again
             self._hurry.wait(max(0.0, (self._retry_at or 0.0) - self._clock.monotonic()))
             return
         if not self._take(max(0.01, self._tend_at - self._clock.monotonic())):
             return
-        if self._queue.empty():
+        if self._mark is None and self._queue.empty():
             # Asleep, not awake for each record: every waking takes a turn from the event loop.
             self._hurry.wait(LINGER)
         held = 0
-        while self._order is None and len(self._batch) < BATCH and held < BATCH_BYTES:
+        while self._mark is None and len(self._batch) < BATCH and held < BATCH_BYTES:
             if not self._take(0.0):
                 return
             held += self._batch[-1].held if self._batch else 0
@@ -203,33 +199,36 @@ class Keeper:
         if isinstance(item, Captured):
             self._batch.append(item)
         else:
-            self._order = item
-            self._hurry.set()
+            self._mark = item
         return True
 
     def _work(self, now: float) -> None:
-        """Write one batch, then look after what is too old."""
+        """Write one batch; look after what is too old."""
         try:
             if self._batch:
                 self._write_batch()
-            if now >= self._tend_at or self._batch:
-                self._tend(now)
+            elif now >= self._tend_at:
+                self._tend()
         except (sqlite3.Error, OSError) as error:
             self._failed(error)
         except Exception as error:  # the thread outlives a fault of ours; no text of a body is said
             log.error("the journal: %s", type(error).__name__)
-            self._let_go(len(self._batch), "failed")
+            self.figures.failed += len(self._batch)
+            self._release()
         else:
             self._retry_at, self._backoff, self._sick = None, BACKOFF[0], False
 
     def _write_batch(self) -> None:
         if not self._segments.is_open:
-            self._segments.open(self._clock.now())
+            self._segments.open(self._clock.now(), self._fits)
         records = [one for one in map(self._record, self._batch) if one is not None]
+        before = self.figures.written
         self._insert(records)
         self.figures.failed += len(self._batch) - len(records)
-        self._release(len(self._batch))
-        self._roll()
+        if records and self.figures.written == before:
+            self._segments.give_up()  # none of them: it is the file
+        self._release()
+        self._tend()
 
     def _record(self, captured: Captured) -> Record | None:
         try:
@@ -256,14 +255,9 @@ class Keeper:
             self._insert(records[:middle])
             self._insert(records[middle:])
 
-    def _release(self, count: int) -> None:
-        for one in self._batch[:count]:
-            self._given += one.held
-        del self._batch[:count]
-
-    def _let_go(self, count: int, figure: str) -> None:
-        setattr(self.figures, figure, getattr(self.figures, figure) + count)
-        self._release(count)
+    def _release(self) -> None:
+        self._given += sum(one.held for one in self._batch)
+        self._batch.clear()
 
     def _failed(self, error: Exception) -> None:
         """Say so once, try again later, with a new file if the old one is no good."""
@@ -279,32 +273,32 @@ class Keeper:
 
     # -- what is too old, or too much --------------------------------------------------------------
 
-    def _tend(self, now: float) -> None:
-        """Begin a new file where the one in use is full; delete files."""
-        self._tend_at = now + TEND
-        if self._folder.is_dir():
-            self._roll()
-
-    def _roll(self) -> None:
-        section, wall = self._section, self._clock.now()
+    def _tend(self) -> None:
+        """Let go of the file in use where it is full; delete files."""
+        self._tend_at = self._clock.monotonic() + TEND
         current = self._segments.path
-        if current is not None:
-            full = size_of(current) >= section.size_limit / PARTS
-            old = section.keep is not None and wall - (began(current) or 0) > section.keep / PARTS
-            if full or old:
-                self._segments.close()
-                self._segments.begin_next(wall)
+        if current is not None and not self._fits(current):
+            self._segments.close()
+        section, wall = self._section, self._clock.now()
         sizes = {path: size_of(path) for path in segments(self._folder)}
         total = sum(sizes.values())
-        for path, size in sizes.items():
-            expired = section.keep is not None and wall - (began(path) or 0) > section.keep
+        for path in list(sizes):
+            expired = section.keep is not None and wall - (began(path) or 0.0) > section.keep
             if not expired and total <= section.size_limit:
                 break
-            self._segments.delete_oldest(path)
+            self._segments.delete(path)
             self.figures.deleted += 1
-            total -= size
-        self.figures.size = total
-        self.figures.files = len(sizes)
+            total -= sizes.pop(path)
+        self.figures.size, self.figures.files = total, len(sizes)
+
+    def _fits(self, path: Path) -> bool:
+        """More may be written to this file: it is there, not full, and not old. So a record is kept
+        for 15/16 of `journal.keep` at least, and never longer than that."""
+        section = self._section
+        if not path.exists() or size_of(path) >= section.size_limit / PARTS:
+            return False
+        age = self._clock.now() - (began(path) or 0.0)
+        return section.keep is None or age <= section.keep / PARTS
 
 
 def _name(error: BaseException) -> str:

@@ -34,9 +34,7 @@ Blot = Callable[[str], str]
 
 def kept_headers(headers: HeaderList, scrub: Blot) -> list[list[str]]:
     """All of them, in their order; those that may be a credential without their value (G7)."""
-    return [
-        [name, REDACTED if _is_credential(name) else scrub(value)] for name, value in headers
-    ]
+    return [[name, REDACTED if _is_credential(name) else scrub(value)] for name, value in headers]
 
 
 def _is_credential(name: str) -> bool:
@@ -90,8 +88,9 @@ class Pass:
         if isinstance(found, list):
             return [self.value(item, depth) for item in found]
         if isinstance(found, dict):
-            return {self._name(name): self._member(name, item, depth) for name, item in
-                    found.items()}
+            return {
+                self._name(name): self._member(name, item, depth) for name, item in found.items()
+            }
         return found
 
     def _name(self, name: str) -> str:

@@ -45,6 +45,38 @@ BOOKS = (
     gauge("gateway_trace_requests_waiting", "", "Requests whose spans are not sent yet."),
 )
 
+JOURNAL = (
+    counter(
+        "gateway_journal_records_total",
+        "result",
+        "Requests whose bodies are to be kept. result: written, dropped (no room to wait), failed "
+        "(could not be made or written).",
+    ),
+    counter(
+        "gateway_journal_bodies_dropped_total",
+        "",
+        "Requests of which the journal has the headers alone: no room was left for a body.",
+    ),
+    counter(
+        "gateway_journal_errors_total",
+        "reason",
+        "Tries to write to the journal that failed, by SQLite's reason; the records wait.",
+    ),
+    gauge("gateway_journal_records_waiting", "", "Records of the journal not written yet."),
+    gauge(
+        "gateway_journal_held_bytes",
+        "",
+        "Bodies in memory for the journal: of open requests, and of records that wait.",
+    ),
+    gauge("gateway_journal_size_bytes", "", "The journal's files on disk."),
+    gauge("gateway_journal_files", "", "How many they are."),
+    counter(
+        "gateway_journal_files_deleted_total",
+        "",
+        "Files of the journal deleted for their age, or because all were too large.",
+    ),
+)
+
 PROCESS = (
     gauge("gateway_ready", "", "1 where /readyz says 200, 0 where it says 503."),
     histogram(

@@ -6,7 +6,7 @@ inside stand in `inside.py`. Pure.
 
 from __future__ import annotations
 
-from gateway.metrics.inside import BOOKS, PROCESS
+from gateway.metrics.inside import BOOKS, JOURNAL, PROCESS
 from gateway.metrics.spec import (
     AGE,
     BYTES,
@@ -340,6 +340,7 @@ ROOMS: dict[str, tuple[Spec, ...]] = {
     "Upstreams": UPSTREAMS,
     "Quotas": QUOTAS,
     "Books": BOOKS,
+    "Journal": JOURNAL,
     "The process": PROCESS,
 }
 TABLE = tuple(spec for families in ROOMS.values() for spec in families)

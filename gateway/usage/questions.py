@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -33,7 +34,8 @@ class UsageQuestion:
 
 @dataclass(frozen=True, slots=True)
 class LogQuestion:
-    """Rows that match all that is given, the newest arrival first, from before the row `before`.
+    """Rows that match all that is given, the newest arrival first, from before the row `before`;
+    with `ids` only those.
 
     With `follow` by order of booking, oldest first: those after the number `after`, or the last.
     """
@@ -45,6 +47,7 @@ class LogQuestion:
     since: float | None = None
     until: float | None = None  # not in it
     before: str | None = None
+    ids: tuple[str, ...] | None = None
     follow: bool = False
     after: int | None = None
     limit: int = 50
@@ -163,6 +166,8 @@ def log_statement(question: LogQuestion) -> Statement:
         where.add("id < ?", _lowest_id(question.until))
     if question.before is not None:
         where.add("id < ?", question.before)
+    if question.ids is not None:
+        where.add("id IN (SELECT value FROM json_each(?))", json.dumps(question.ids))
     columns = ", ".join(ROW)
     if not question.follow:
         statement = f"SELECT {columns} FROM requests WHERE {where} ORDER BY id DESC LIMIT ?"

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from aiohttp import web
 from msgspec.json import encode
 
-from gateway.admin import Operation, Rooms
+from gateway.admin import Operation, Rooms, Stream
 from gateway.config import TLS, Config, is_loopback
 from gateway.errors import (
     ClientError,
@@ -170,9 +170,10 @@ class AdminPlane:
         return _json(openapi())
 
     def _handler(self, operation: Operation[Any]) -> Callable[[web.Request], Any]:
-        async def handle(request: web.Request) -> web.Response:
+        async def handle(request: web.Request) -> web.StreamResponse:
             given = await arguments_of(request, operation)
-            return _json(await operation.run(self._rooms, given))
+            found = await operation.run(self._rooms, given)
+            return await _stream(request, found) if isinstance(found, Stream) else _json(found)
 
         return handle
 
@@ -285,6 +286,25 @@ def _response(status: int, headers: HeaderList, body: bytes) -> web.Response:
 
 def _json(value: object) -> web.Response:
     return _response(200, [("content-type", "application/json")], encode(value))
+
+
+async def _stream(request: web.Request, stream: Stream) -> web.StreamResponse:
+    """Line by line; where it cannot be ended, the connection is cut, so that it shows."""
+    response = web.StreamResponse()
+    response.headers["Content-Type"] = "application/x-ndjson"
+    response.headers["Cache-Control"] = "no-store"
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    await response.prepare(request)
+    try:
+        async for page in stream.pages:
+            await response.write(b"".join([encode(row) + b"\n" for row in page]))
+        await response.write_eof()
+    except Exception as error:
+        if not isinstance(error, ConnectionError):  # the client's right
+            log.exception("admin plane: an export broke off")
+        if request.transport is not None:
+            request.transport.abort()
+    return response
 
 
 def _host_name(host: str) -> str:

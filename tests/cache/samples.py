@@ -6,7 +6,10 @@ import time
 from hashlib import sha256
 
 from gateway.config import Cache
-from gateway.config.sections import Duration, Size
+from gateway.config.kinds import (
+    Duration,
+    Size,
+)
 from gateway.entry import Entry, Recording, Selector, Ticket
 from gateway.exchange import Usage, UsageSource
 from gateway.ports import Cache as CachePort

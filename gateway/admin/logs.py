@@ -38,8 +38,8 @@ class Logs(Arguments, frozen=True):
     since: Annotated[str | None, Meta(description=SINCE)] = None
     until: Annotated[str | None, Meta(description=UNTIL)] = None
     search: Annotated[
-        str | None,
-        Meta(max_length=1000, description="Only with these words, in a row, in a body kept."),
+        Annotated[str, Meta(max_length=1000)] | None,
+        Meta(description="Only with these words, in a row, in a body kept."),
     ] = None
     before: Annotated[
         str | None, Meta(description="The next page: the `id` of the last row of this one.")
@@ -51,9 +51,8 @@ class Logs(Arguments, frozen=True):
         int | None, Meta(description="With `follow`: rows with a higher `seq` than this.")
     ] = None
     limit: Annotated[
-        int | None,
+        Annotated[int, Meta(ge=1)] | None,
         Meta(
-            ge=1,
             description=f"Rows in the answer: {USUAL}, or at most {PAGE}, with `bodies` "
             f"{BODIES_PAGE}; as jsonl without a limit all.",
         ),

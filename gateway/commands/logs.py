@@ -56,7 +56,7 @@ COLUMNS = (
       gateway logs --follow --key alice
       gateway logs --status 5xx --since 1h --format json
       gateway logs --search "order 4711"
-      gateway logs --since 2026-03-01 --limit 1000000 --bodies --format jsonl > march.jsonl""",
+      gateway logs --since 2026-03-01 --limit 1000000 --bodies --format jsonl""",
 )
 @click.option(
     "--follow", is_flag=True, help="Go on: show requests as they are booked, until Ctrl-C."

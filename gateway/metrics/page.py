@@ -110,6 +110,18 @@ gateway_ledger_down_seconds > 0
 histogram_quantile(0.99, sum by (le) (rate(gateway_ledger_commit_seconds_bucket[5m])))
 ```\
 """,
+    "Journal": """\
+What becomes of bodies and headers, where they are kept ([logs](logs.md)).
+
+```promql
+# Something was left out: the disk is too slow, or journal.queue too small
+rate(gateway_journal_bodies_dropped_total[5m]) > 0
+rate(gateway_journal_records_total{result!="written"}[5m]) > 0
+
+# How many days the files reach back at this rate, where size deletes them
+gateway_journal_size_bytes / deriv(gateway_journal_size_bytes[1d]) / 86400
+```\
+""",
     "The process": """\
 Is it well, what runs, and from which configuration.
 

@@ -35,7 +35,7 @@ TYPES: list[tuple[str | bytes, str]] = [
     (
         "zzz: {}",
         "1: zzz: unknown name (known are server, admin, data, upstreams, models, keys, cache, "
-        "quota, usage, metrics, traces)",
+        "quota, usage, journal, metrics, traces)",
     ),
     ("metrics:\n\n  opne: true", "3: metrics.opne: unknown name (did you mean 'open'?)"),
     (

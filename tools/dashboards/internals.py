@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tools.dashboards import journal
 from tools.dashboards.frame import Board
 from tools.dashboards.panels import (
     ANY_IS_BAD,
@@ -39,6 +40,8 @@ def board() -> Board:
     made.add(*_time(q))
     made.row("Books and logs")
     made.add(*_books(q))
+    made.row("Journal: bodies of requests, where they are kept")
+    made.add(*journal.panels(q))
     made.row("Disk, connections, configuration")
     made.add(*_rest(q))
     return made

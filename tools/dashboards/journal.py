@@ -1,4 +1,4 @@
-"""The internals' row about the journal: what is written of requests' bodies, what waits, its disk."""
+"""The internals' row about the journal: what is written of bodies, what waits, its disk."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ from gateway.forms import Forms, Replay, recorded
 from gateway.leash import Leash
 from gateway.ports import Cache, ClientGone, Clock, Upstream
 from gateway.trip import Trip
-from gateway.upstream.rules import SEMANTIC_PREFIXES
+from gateway.upstream.headers import SEMANTIC_PREFIXES
 from gateway.wire.chat import ChatRequest, read_chat
 
 NO_GRANT = Grant()

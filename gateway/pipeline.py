@@ -46,7 +46,8 @@ from gateway.ports import (
     Upstream,
 )
 from gateway.trip import Trip, outcome_of, verdict
-from gateway.upstream.rules import choose, is_loop
+from gateway.upstream.headers import is_loop
+from gateway.upstream.rules import choose
 from gateway.usage.rules import missing_usage, prompt_bytes
 from gateway.wire.chat import ChatRequest, read_model
 

@@ -20,6 +20,7 @@ from gateway.ports import Call, Clock
 from gateway.upstream import faults, rules
 from gateway.upstream.connection import Connection
 from gateway.upstream.dial import Dialer, find_proxy
+from gateway.upstream.headers import configured_headers, request_head, request_headers, via_entry
 from gateway.upstream.pool import Pool
 from gateway.upstream.reply import HTTPReply
 from gateway.upstream.stats import Stats
@@ -52,12 +53,12 @@ class HTTPUpstream:
         self._access = rules.access(section)
         self._target = rules.target(section)
         self._paths = section.paths if section.api_key else None
-        self._via = rules.via_entry(instance_id)
+        self._via = via_entry(instance_id)
         self._usage_refused = False
         self._proxy = find_proxy(section.proxy, self._target.prefix)
         self._dialer = Dialer(self._target.prefix, self._proxy, section.ca_file)
         secure = self._dialer.target.secure
-        self._headers = rules.configured_headers(section.headers)
+        self._headers = configured_headers(section.headers)
         if self._proxy and self._proxy.authorization and not secure:
             self._headers.append(("proxy-authorization", self._proxy.authorization))
         # A proxy of plain HTTP is asked for whole URLs (RFC 9112 section 3.2.2).
@@ -138,11 +139,9 @@ class HTTPUpstream:
     def _prepare(self, call: Call) -> _Request:
         rules.check_method(call.method)
         url = self._target.url(call.path, call.query)
-        headers = rules.request_headers(
-            call.headers, call.caller, self._access, self._headers, self._via
-        )
+        headers = request_headers(call.headers, call.caller, self._access, self._headers, self._via)
         upload = Upload(call)
-        head = rules.request_head(
+        head = request_head(
             f"{call.method} {url.removeprefix(self._origin)}{self._host}", headers, upload.framing
         )
         total = self._section.timeouts.total

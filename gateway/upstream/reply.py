@@ -15,9 +15,10 @@ from gateway.config import Timeouts
 from gateway.errors import UpstreamCut, UpstreamTimeout
 from gateway.exchange import HeaderList
 from gateway.ports import CallTimes, Clock
-from gateway.upstream import faults, rules
+from gateway.upstream import faults
 from gateway.upstream.connection import Connection, RawHeaders
 from gateway.upstream.faults import Break
+from gateway.upstream.headers import response_head, usable
 from gateway.upstream.stats import status_class
 from gateway.upstream.upload import Upload
 
@@ -184,8 +185,8 @@ class HTTPReply:
         self.times.first_byte = self._clock.monotonic()
 
     def on_head(self, status: int, headers: RawHeaders) -> None:
-        head = rules.response_head(headers)
-        if not rules.usable(status, head.transfer_encoding):
+        head = response_head(headers)
+        if not usable(status, head.transfer_encoding):
             self.on_break(Break.GARBAGE)
             return
         self.status = status

@@ -1,7 +1,7 @@
-"""What an upstream serves, whom it accepts, and what goes to it and comes back from it.
+"""What an upstream serves, whom it accepts, and where calls to it go.
 
-Pure: values in, decisions out; nothing here awaits. The lists are design.md's "Edits to what passes
-through" and the contract's "Upstreams" and "Callers" (requirements K2, K3; reliability C3).
+Pure: values in, decisions out; nothing here awaits. See the contract's "Upstreams" and "Callers"
+(reliability C3); headers have a file of their own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gateway.errors import (
     UnknownURL,
     UpstreamNotAllowed,
 )
-from gateway.exchange import Caller, CallerKind, HeaderList
+from gateway.exchange import Caller, CallerKind
 from gateway.ports import Upstream
 
 # Models -------------------------------------------------------------------------------------------
@@ -68,6 +68,16 @@ class Models:
 
 
 # Callers ------------------------------------------------------------------------------------------
+
+
+_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
+
+
+def sendable(value: str) -> str | None:
+    """A value that is sent as the same latin-1 bytes; None where it cannot be, or where a control
+    byte is inside (RFC 9110 section 5.5)."""
+    plain = value.isascii() and value.isprintable()
+    return value if plain or not _UNSENDABLE.search(value) else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,9 +157,11 @@ def choose(upstreams: Sequence[Upstream], model: str | None, kind: CallerKind) -
 
 # Paths and URLs -----------------------------------------------------------------------------------
 
+# With the operator's own key nobody may delete what is the operator's.
+HARMLESS = frozenset({"GET", "HEAD", "POST"})
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS")
 
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
+TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # RFC 9110 section 5.6.2
 _PATH = re.compile(r"(?:[!\"$&->@-\[\]-~]|%[0-9A-Fa-f]{2})*")  # printable ASCII but # % ? and \
 _ENCODED = re.compile(rb"%[0-9A-Fa-f]{2}")
 _ODD = re.compile(rb"[\x00-\x1f\x7f\\]")
@@ -226,157 +238,3 @@ def target(section: UpstreamSection) -> Target:
     """Compile `base_url` and `query`."""
     pairs = [f"{quote(k, safe='')}={quote(v, safe='')}" for k, v in section.query.items()]
     return Target(f"{upstream_base(section.base_url)}/", "&".join(pairs), frozenset(section.query))
-
-
-# Headers ------------------------------------------------------------------------------------------
-
-# RFC 9110 section 7.6.1, and the proxy fields of sections 11.7.1 to 11.7.3
-HOP_BY_HOP = frozenset({
-    "connection", "keep-alive", "proxy-authenticate", "proxy-authentication-info",
-    "proxy-authorization", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
-})  # fmt: skip
-
-# What a client may say to an upstream; all else stays here. Left out on purpose: credentials,
-# cookies, X-Forwarded-* (K3), x-request-id (ours answers for it), accept-language (says who asks).
-# `x-title` and `http-referer` name an app to OpenRouter; `range` resumes the download of a file.
-FORWARDED = frozenset({
-    "accept", "content-type", "user-agent", "idempotency-key", "x-client-request-id", "traceparent",
-    "tracestate", "x-title", "http-referer", "range", "if-range",
-})  # fmt: skip
-FORWARDED_PREFIXES = ("openai-", "x-stainless-", "anthropic-")
-
-# Forwarded headers that may change an answer: they belong to what identifies an equal request.
-# With the operator's own key nobody may delete what is the operator's.
-HARMLESS = frozenset({"GET", "HEAD", "POST"})
-SEMANTIC_PREFIXES = ("openai-", "anthropic-")
-
-# Judged against the credential they come with: meaningless or wrong beside the upstream's own key.
-OWN_TOKEN_ONLY = frozenset({"openai-organization", "openai-project"})
-
-# What of an upstream's answer ends here: facts about its connection (K2), a framing we make anew,
-# permissions that are the gateway's to give (CORS), and words that steer a proxy in front of us.
-DROPPED = HOP_BY_HOP | {
-    "content-length", "date", "server", "set-cookie", "set-cookie2", "alt-svc", "x-powered-by",
-    "strict-transport-security", "x-sendfile",
-}  # fmt: skip
-DROPPED_PREFIXES = ("x-gateway-", "access-control-", "x-accel-")
-
-_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
-_UNSENDABLE = re.compile(r"[^\t\x20-\x7e\x80-\xff]")
-
-
-def sendable(value: str) -> str | None:
-    """A value that is sent as the same latin-1 bytes; None where it cannot be, or where a control
-    byte is inside (RFC 9110 section 5.5)."""
-    return None if _UNSENDABLE.search(value) else value
-
-
-def configured_headers(headers: Mapping[str, str]) -> HeaderList:
-    """The configuration's headers: names in lower case; values leave as UTF-8."""
-    return [(name.lower(), str(v).encode().decode("latin-1")) for name, v in headers.items()]
-
-
-def request_head(start: str, headers: HeaderList, framing: str) -> bytes:
-    """The bytes of a request's head. `start`: its first lines; `framing`: the line that says how
-    long its body is, or "". ValueError rather than a line more than was meant."""
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    head = f"{start}{lines}{framing}\r\n".encode("latin-1")
-    if head.count(b"\n") != len(headers) + 3 + bool(framing) or head.count(b"\r\n\r\n") != 1:
-        raise ValueError("a request's head would not be what it says")
-    return head
-
-
-def request_headers(
-    headers: HeaderList, caller: Caller, access: Access, configured: HeaderList, via: str
-) -> HeaderList:
-    """What goes upstream: what the client may say, the credential, ours; configured ones win."""
-    dropped = _named_in_connection(headers)
-    dropped.update(name for name, _ in configured)
-    if not access.forwards(caller):
-        dropped |= OWN_TOKEN_ONLY
-    found: HeaderList = []
-    hops: list[str] = []
-    for name, value in headers:
-        text = sendable(value)
-        if text is None or name in dropped or "_" in name:
-            continue
-        if name == "via":
-            hops.append(text)
-        elif name in FORWARDED or name.startswith(FORWARDED_PREFIXES):
-            found.append((name, text))
-    found.append(("via", ", ".join([*hops, via])))
-    found.append(("accept-encoding", "identity"))  # I3: who reads the answer can read it
-    credential = access.credential(caller)
-    if credential is not None:
-        found.append(credential)
-    names = {name for name, _ in configured}
-    return [pair for pair in found if pair[0] not in names] + configured
-
-
-@dataclass(frozen=True, slots=True)
-class ResponseHead:
-    """What an upstream's head says. `headers`: what is passed on; `length`: of the body, declared;
-    `encoded`: with a Content-Encoding that was not asked for."""
-
-    headers: HeaderList
-    length: int | None
-    encoded: bool
-    transfer_encoding: str | None
-
-
-def response_head(raw: Iterable[tuple[bytes, bytes]]) -> ResponseHead:
-    """Read a head: names in lower case, values latin-1."""
-    headers = [(n.decode("latin-1").lower(), v.decode("latin-1").strip(" \t")) for n, v in raw]
-    found: dict[str, str] = {}
-    for name, value in headers:
-        if name in _OF_THE_BODY:
-            found[name] = f"{found[name]}, {value}" if name in found else value
-    length = found.get("content-length", "")
-    return ResponseHead(
-        headers=_passed_on(headers),
-        length=int(length) if length.isdecimal() else None,
-        encoded=found.get("content-encoding", "").lower() not in {"", "identity"},
-        transfer_encoding=found.get("transfer-encoding"),
-    )
-
-
-_OF_THE_BODY = frozenset({"content-length", "content-encoding", "transfer-encoding"})
-
-
-def response_headers(raw: Iterable[tuple[bytes, bytes]]) -> HeaderList:
-    """What of an upstream's head is passed on: names in lower case, values latin-1."""
-    return response_head(raw).headers
-
-
-def _passed_on(headers: HeaderList) -> HeaderList:
-    dropped = _named_in_connection(headers) | DROPPED
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in dropped
-        and not name.startswith(DROPPED_PREFIXES)
-        and _TOKEN.fullmatch(name)
-        and not _CONTROL.search(value)  # CVE-2026-34520: what is re-emitted is checked again
-    ]
-
-
-def usable(status: int, transfer_encoding: str | None) -> bool:
-    """A final answer whose framing can be taken off: another coding would be lost with it."""
-    coding = (transfer_encoding or "chunked").strip().lower()
-    return 200 <= status <= 599 and coding == "chunked"
-
-
-def _named_in_connection(headers: HeaderList) -> set[str]:
-    lists = [value for name, value in headers if name == "connection"]
-    return {part.strip().lower() for value in lists for part in value.split(",")}
-
-
-def via_entry(instance_id: str) -> str:
-    """This instance's entry in `Via` (RFC 9110 section 7.6.3)."""
-    return f"1.1 gateway-{instance_id}"
-
-
-def is_loop(via: str | None, instance_id: str) -> bool:
-    """A request that this very instance has sent came back."""
-    own = f"gateway-{instance_id}"
-    return via is not None and own in re.split(r"[\s,]+", via)

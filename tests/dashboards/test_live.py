@@ -174,14 +174,14 @@ def test_the_figures_are_the_driver_s(live: Live) -> None:
     wanted = {
         ("overview", "Success"): 1 - truth.failed / (truth.requests - truth.invalid),
         ("overview", "From the cache"): served / (served + truth.misses),
-        ("overview", "Money"): priced * COST,
+        ("overview", "Spent and saved"): priced * COST,
         ("cost", "Requests"): truth.by_key.total(),
         ("cost", "Spent"): priced * COST,
         ("cost", "Input tokens"): told * PROMPT,
         ("cost", "Output tokens"): told * OUTPUT,
         ("cost", "Calls without a price"): told - priced + UNPRICED_ESTIMATES * ROUNDS,
         ("cache", "Saved"): served * COST,
-        ("cache", "Of the bill"): served / (served + priced),
+        ("cache", "Bill smaller by"): served / (served + priced),
         ("cache", "From the cache"): served / (served + truth.misses),
         ("cache", "Tokens saved"): served * (PROMPT + OUTPUT),
     }

@@ -19,6 +19,7 @@ from tools.dashboards.panels import (
 from tools.dashboards.queries import RANGE, Queries, share
 
 DAY = 86_400
+COST = "gateway_cost_usd_total"
 
 
 def board() -> Board:
@@ -42,14 +43,13 @@ def board() -> Board:
 
 
 def _answer(q: Queries) -> list[Panel]:
-    cost = "gateway_cost_usd_total"
     requests = q.total("gateway_key_requests_total")
     return [
         stat(
             "Spent",
             "What calls to upstreams cost in the time shown, by the price data. `gateway usage` "
             "has the exact figures.",
-            q.total(cost),
+            q.total(COST),
             unit="currencyUSD",
             decimals=2,
             width=4,
@@ -57,16 +57,17 @@ def _answer(q: Queries) -> list[Panel]:
         stat(
             "In 30 days at this pace",
             "What it comes to if 30 days are like the time shown.",
-            f"{q.rate(cost, window=RANGE)} * {30 * DAY}",
+            f"{q.rate(COST, window=RANGE)} * {30 * DAY}",
             unit="currencyUSD",
-            decimals=0,
+            decimals=2,
             width=4,
         ),
         stat(
             "Requests",
             "Requests of callers with a valid credential in the time shown.",
             requests,
-            unit="short",
+            unit="locale",
+            decimals=0,
             width=4,
         ),
         stat(
@@ -88,7 +89,7 @@ def _answer(q: Queries) -> list[Panel]:
             "Calls with tokens whose model has no price: their cost is not in the figures here. "
             "Give the model one under `models`.",
             f"{q.total('gateway_unpriced_requests_total')} or 0 * {requests}",
-            unit="short",
+            unit="locale",
             decimals=0,
             steps=ANY_IS_NOTABLE,
             width=4,
@@ -98,7 +99,7 @@ def _answer(q: Queries) -> list[Panel]:
 
 def _rankings(q: Queries) -> list[Panel]:
     def top(by: str) -> Target:
-        spent = q.total("gateway_cost_usd_total", by)
+        spent = q.total(COST, by)
         return Target(f"sort_desc(topk(10, {spent} > 0))", f"{{{{{by}}}}}")
 
     return [
@@ -125,14 +126,14 @@ def _keys(q: Queries) -> Panel:
     requests = q.total("gateway_key_requests_total", "key")
     bad = q.total("gateway_key_requests_total", "key", 'outcome="server_error"')
     refused = q.total("gateway_key_requests_total", "key", 'outcome="refused"')
-    cost = q.total("gateway_cost_usd_total", "key")
+    cost = q.total(COST, "key")
     return table(
         "Keys",
         "Each key in the time shown. Failed: no good answer came; refused: by a limit, or for a "
         "model that the key may not use. Saved: what its answers from the cache would have cost.",
         {"key": "Key"},
         [
-            Column("Requests", requests, decimals=0),
+            Column("Requests", requests, "locale", 0),
             Column(
                 "Failed",
                 share(bad, requests),
@@ -155,12 +156,13 @@ def _keys(q: Queries) -> Panel:
 
 def _over_time(q: Queries) -> list[Panel]:
     def hourly(by: str) -> Target:
-        return Target(f"{q.rate('gateway_cost_usd_total', by)} * 3600", f"{{{{{by}}}}}")
+        pace = f"{q.rate(COST, by)} * 3600"
+        return Target(f"{pace} and on ({by}) {q.largest(10, COST, by)}", f"{{{{{by}}}}}")
 
     return [
         series(
             "Dollars per hour by key",
-            "The pace at which each key spends.",
+            "The pace at which each key spends: the ten that spent most in the time shown.",
             hourly("key"),
             unit="currencyUSD",
             stack=True,
@@ -168,7 +170,7 @@ def _over_time(q: Queries) -> list[Panel]:
         ),
         series(
             "Dollars per hour by model",
-            "The pace at which each model costs.",
+            "The pace at which each model costs: the ten that cost most in the time shown.",
             hourly("model"),
             unit="currencyUSD",
             stack=True,

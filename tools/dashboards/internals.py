@@ -17,6 +17,10 @@ from tools.dashboards.panels import (
 )
 from tools.dashboards.queries import RANGE, RATE, Queries
 
+OURS, THEIRS = (
+    'stage=~"receive|admit|look_up|finish|replay"',
+    'stage=~"connect|first_byte|relay|join"',
+)
 LAG, DISK_FREE, DISK_SIZE = (
     "gateway_event_loop_lag_seconds",
     "gateway_data_disk_free_bytes",
@@ -61,7 +65,7 @@ def _answer(q: Queries) -> list[Panel]:
             text="name",
         ),
         stat(
-            "Up since",
+            "Started",
             "When the youngest instance was started.",
             f"{q.now('process_start_time_seconds', how='max')} * 1000",
             unit="dateTimeFromNow",
@@ -159,24 +163,34 @@ def _time(q: Queries) -> list[Panel]:
     ]
     return [
         series(
-            "Stages of a request, mean",
-            "receive (the body), admit, look_up, connect, first_byte (the upstream thinks), "
-            "relay, finish, and replay or join where an answer is shared.",
-            Target(q.mean(stage, "stage"), "{{stage}}"),
+            "Stages in the gateway, mean",
+            "receive: the client sends its body; admit; look_up: in the cache; finish: kept, "
+            "booked, sent; replay: a kept answer is sent.",
+            Target(q.mean(stage, "stage", OURS), "{{stage}}"),
             unit="s",
-            stack=True,
+            width=6,
+        ),
+        series(
+            "Stages with the upstream, mean",
+            "connect: until a connection is at hand; first_byte: the upstream thinks; relay: its "
+            "answer passes; join: another's call is waited for.",
+            Target(q.mean(stage, "stage", THEIRS), "{{stage}}"),
+            unit="s",
+            width=6,
         ),
         series(
             "The gateway's own part, p99",
             "The request's time less what it waited for the upstream, by endpoint.",
             Target(q.quantile(0.99, "gateway_overhead_seconds", "endpoint"), "{{endpoint}}"),
             unit="s",
+            width=6,
         ),
         series(
             "Size of bodies",
             "Bodies of requests, as far as they came, and of answers, as far as they were sent.",
             *sizes,
             unit="bytes",
+            width=6,
         ),
     ]
 
@@ -229,6 +243,7 @@ def _books(q: Queries) -> list[Panel]:
             "Tries to write to the ledger that failed, by SQLite's reason. The rows wait. Empty "
             "is good.",
             Target(q.total("gateway_ledger_errors_total", "reason", window=RATE), "{{reason}}"),
+            Target(f"0 * {q.now('gateway_ledger_rows_waiting')}", "none"),
             unit="short",
             may_be_empty="a ledger without faults has no series of them",
         ),
@@ -242,7 +257,7 @@ def _rest(q: Queries) -> list[Panel]:
             "Room on the disk",
             "Room left for who runs the gateway, on the disks of data and cache (perhaps the "
             "same).",
-            Target(q.now(DISK_FREE, "volume, instance"), "{{volume}} {{instance}}"),
+            Target(q.now(DISK_FREE, "volume", how="min"), "{{volume}}"),
             unit="bytes",
         ),
         series(
@@ -269,6 +284,7 @@ def _rest(q: Queries) -> list[Panel]:
             "ok: taken; failed: the file has a fault and the old configuration holds.",
             Target(q.total(reloads, "result", window=RATE), "{{result}}"),
             unit="short",
+            width=6,
             colors={"ok": GOOD, "failed": BAD},
         ),
         series(
@@ -276,34 +292,35 @@ def _rest(q: Queries) -> list[Panel]:
             "How long Prometheus waits for the metrics page.",
             Target(q.now("scrape_duration_seconds", "instance", how="max"), "{{instance}}"),
             unit="s",
+            width=6,
         ),
         stat(
-            "Series",
+            "Samples scraped",
             "Samples on the metrics page.",
             q.now("scrape_samples_scraped"),
-            unit="short",
-            width=3,
+            unit="locale",
+            width=4,
             height=8,
         ),
         stat(
-            "Faults while observing",
+            "Answers not understood",
             "Answers in the time shown that could not be understood; their bytes reached the "
             "client unchanged.",
             q.total("gateway_observer_errors_total"),
-            unit="short",
+            unit="locale",
             decimals=0,
             steps=ANY_IS_NOTABLE,
-            width=3,
+            width=4,
             height=8,
         ),
         stat(
-            "Samples without a series",
+            "Counted as other",
             "Samples in the time shown that were counted as `other` because their family is full.",
             f"{q.total(family)} or 0 * {q.now('gateway_build_info')}",
-            unit="short",
+            unit="locale",
             decimals=0,
             steps=ANY_IS_NOTABLE,
-            width=2,
+            width=4,
             height=8,
         ),
     ]

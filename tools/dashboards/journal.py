@@ -50,6 +50,7 @@ def panels(q: Queries) -> list[Panel]:
             "Tries to write to it that failed, by SQLite's reason. The records wait; requests do "
             "not. Empty is good.",
             Target(q.total("gateway_journal_errors_total", "reason", window=RATE), "{{reason}}"),
+            Target(f"0 * {q.now('gateway_journal_records_waiting')}", "none"),
             unit="short",
             may_be_empty="a journal without faults has no series of them",
         ),

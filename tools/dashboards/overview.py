@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tools.dashboards.frame import Board
 from tools.dashboards.panels import (
-    ANY_IS_BAD,
+    ANY_IS_NOTABLE,
     BAD,
     CALM,
     GOOD,
@@ -18,10 +18,12 @@ from tools.dashboards.panels import (
 )
 from tools.dashboards.queries import FOUND, LOOKED_UP, OBJECTIVE, RANGE, Queries, share
 
+FIRST_TOKEN = "gateway_time_to_first_token_seconds"
+CALLED = 'cache!="hit"'  # hits would hide how long the rest waits
 ALERTS = 'ALERTS{alertname=~"Gateway.+", alertstate="firing"}'
 CACHE_COLORS = {
     "hit": GOOD,
-    "joined": "semi-dark-green",
+    "joined": "yellow",
     "miss": CALM,
     "bypass": "purple",
     "none": "gray",
@@ -53,7 +55,7 @@ def _answer(q: Queries) -> tuple[Panel, ...]:
         q.total("gateway_requests_total", where=FOUND),
         q.total("gateway_requests_total", where=LOOKED_UP),
     )
-    first = q.quantile(0.95, "gateway_time_to_first_token_seconds", window=RANGE)
+    first = q.quantile(0.95, FIRST_TOKEN, where=CALLED, window=RANGE)
     return (
         stat(
             "State",
@@ -70,7 +72,7 @@ def _answer(q: Queries) -> tuple[Panel, ...]:
             "bottom. Always 0 where Prometheus has no such rules.",
             f"count({ALERTS}) or vector(0)",
             unit="none",
-            steps=ANY_IS_BAD,
+            steps=ANY_IS_NOTABLE,
             decimals=0,
         ),
         stat(
@@ -83,8 +85,9 @@ def _answer(q: Queries) -> tuple[Panel, ...]:
             steps=[(None, BAD), (0.99, WARN), (OBJECTIVE, GOOD)],
         ),
         stat(
-            "Error budget left, 30 days",
-            "How much of the 0.5 % that may fail in 30 days is left. Below 0 it is overspent.",
+            "Budget left, 30 d",
+            "The error budget: how much of the 0.5 % that may fail in 30 days is left. Below 0 it "
+            "is overspent.",
             f"1 - {q.failed('30d')} / {round(1 - OBJECTIVE, 6)}",
             unit="percentunit",
             decimals=0,
@@ -99,8 +102,8 @@ def _answer(q: Queries) -> tuple[Panel, ...]:
         ),
         stat(
             "First token, p95",
-            "19 of 20 streams in the time shown began to speak within this time, answers from the "
-            "cache included.",
+            "19 of 20 streams in the time shown began to speak within this time. Answers from the "
+            "cache, which take no time, are left out.",
             first,
             unit="s",
             steps=[(None, GOOD), (2.5, WARN), (5, BAD)],
@@ -114,7 +117,7 @@ def _answer(q: Queries) -> tuple[Panel, ...]:
             decimals=1,
         ),
         stat(
-            "Money",
+            "Spent and saved",
             "What calls to upstreams cost in the time shown, and what answers from the cache "
             "would have cost.",
             Target(q.total("gateway_cost_usd_total"), "spent"),
@@ -164,9 +167,9 @@ def _requests(q: Queries) -> tuple[Panel, ...]:
 
 
 def _waits(q: Queries) -> tuple[Panel, ...]:
-    def three(name: str) -> list[Target]:
+    def three(name: str, where: str = "") -> list[Target]:
         return [
-            Target(q.quantile(part, name), label, exemplars=True)
+            Target(q.quantile(part, name, where=where), label, exemplars=True)
             for part, label in ((0.99, "p99"), (0.95, "p95"), (0.5, "p50"))
         ]
 
@@ -174,14 +177,15 @@ def _waits(q: Queries) -> tuple[Panel, ...]:
     return (
         series(
             "Time to first token",
-            "From the request to the first content of its stream, answers from the cache included.",
-            *three("gateway_time_to_first_token_seconds"),
+            "From the request to the first content of its stream; answers from the cache are left "
+            "out.",
+            *three(FIRST_TOKEN, CALLED),
             unit="s",
             colors=colors,
         ),
         series(
             "Time to the end of the answer",
-            "The whole request, as its client waits for it.",
+            "The whole request, as its client waits for it, answers from the cache included.",
             *three("gateway_request_duration_seconds"),
             unit="s",
             colors=colors,
@@ -227,7 +231,7 @@ def _load(q: Queries) -> tuple[Panel, ...]:
             limit=[(None, GOOD), (0.2, BAD)],
         ),
         table(
-            "Alerts that fire",
+            "Alerts that fire (none is good)",
             "What to do about each stands in docs/runbooks.md under its name. Empty is good.",
             {"alertname": "Alert", "severity": "Severity"},
             [Column("Firing", f"sum by (alertname, severity) ({ALERTS})", decimals=0)],

@@ -123,6 +123,8 @@ def series(
     made.legend(legend.display_mode(shape).calcs(list(calcs)))
     if most is not None:
         made.max(most)
+    if unit == "short":
+        made.axis_soft_max(1)  # nothing but zeros is drawn at the bottom
     if stack:
         made.stacking(common.StackingConfig().mode(kinds.StackingMode.NORMAL).group("A"))
     if limit:
@@ -145,7 +147,6 @@ def bars(
     steps: Steps = NEUTRAL,
     most: float | None = None,
     decimals: int | None = None,
-    none: str = "",
     may_be_empty: str = "",
 ) -> Panel:
     """A ranking: the query sorts it."""
@@ -154,12 +155,11 @@ def bars(
     made.min(0).orientation(kinds.VizOrientation.HORIZONTAL)
     made.display_mode(kinds.BarGaugeDisplayMode.BASIC).show_unfilled(True)
     made.value_mode(kinds.BarGaugeValueMode.TEXT).name_placement(kinds.BarGaugeNamePlacement.LEFT)
+    made.text(common.VizTextDisplayOptions().value_size(16))
     made.sizing(kinds.BarGaugeSizing.AUTO).min_viz_height(16).max_viz_height(32)
     made.reduce_options(common.ReduceDataOptions().calcs(["lastNotNull"]).values(False))
     if most is not None:
         made.max(most)
-    if none:
-        made.no_value(none)
     _ask(made, [_target(target, instant=True)])
     return Panel(title, made, width, height, may_be_empty)
 

@@ -14,6 +14,7 @@ from gateway.metrics import SPECS, Spec
 
 RATE = "$__rate_interval"  # for what is drawn over time
 RANGE = "$__range"  # for totals of the time that is shown
+END = " @ end()"  # for a ranking that holds for all of what is drawn
 
 # What the client library and Prometheus add to the table's families.
 STANDARD = {
@@ -56,19 +57,20 @@ class Queries:
 
     variables: tuple[str, ...] = ()
 
-    def select(self, name: str, where: str = "", part: str = "") -> str:
-        """A family's series that are asked for; `part` is `_bucket`, `_sum` or `_count`."""
+    def select(self, name: str, where: str = "", part: str = "", at: str = "") -> str:
+        """A family's series that are asked for; `part` is `_bucket`, `_sum` or `_count`; `at` is
+        END for their values at the end of what is shown."""
         spec = family(name)
         asked = _LABEL.findall(where)
         _known(spec, asked)
         chosen = [v for v in self.variables if v in spec.labels and v not in asked]
         scope = [f'{label}=~"${label}"' for label in ("job", "instance", *chosen)]
-        return f"{name}{part}{{{', '.join([*scope, *([where] if where else [])])}}}"
+        return f"{name}{part}{{{', '.join([*scope, *([where] if where else [])])}}}{at}"
 
-    def now(self, name: str, by: str = "", where: str = "", how: str = "sum") -> str:
+    def now(self, name: str, by: str = "", where: str = "", how: str = "sum", at: str = "") -> str:
         """A gauge as it is."""
         _is(name, "gauge")
-        return f"{_over(how, name, by)} ({self.select(name, where)})"
+        return f"{_over(how, name, by)} ({self.select(name, where, at=at)})"
 
     def rate(
         self, name: str, by: str = "", where: str = "", window: str = RATE, part: str = ""
@@ -81,6 +83,12 @@ class Queries:
         """How much in all of the time that is shown."""
         _is(name, "counter")
         return f"{_over('sum', name, by)} (increase({self.select(name, where)}[{window}]))"
+
+    def largest(self, number: int, name: str, by: str) -> str:
+        """The labels that have most of a counter in the time that is shown."""
+        selector = self.select(name)
+        total = f"{_over('sum', name, by)} (increase({selector}[{RANGE}]{END}))"
+        return f"topk({number}, {total})"
 
     def quantile(
         self, share: float, name: str, by: str = "", where: str = "", window: str = RATE

@@ -16,11 +16,12 @@ from tools.dashboards.panels import (
     stat,
     table,
 )
-from tools.dashboards.queries import RANGE, Queries
+from tools.dashboards.queries import END, RANGE, Queries
 
 LIMIT, USED, HELD = ("gateway_quota_limit", "gateway_quota_used", "gateway_quota_reserved")
 REFUSED = "gateway_quota_rejections_total"
 EACH = "key, kind"
+SLOW = 'kind!~"rpm|tpm|max_parallel"'  # windows that fill for hours
 NEAR = 0.8
 FULLNESS = [(None, GOOD), (NEAR, WARN), (1, BAD)]
 
@@ -44,9 +45,9 @@ def board() -> Board:
     return made
 
 
-def fullness(q: Queries) -> str:
+def fullness(q: Queries, at: str = "") -> str:
     """Used and held, as a share of each limit."""
-    limit, used, held = (q.now(name, EACH, how="max") for name in (LIMIT, USED, HELD))
+    limit, used, held = (q.now(name, EACH, how="max", at=at) for name in (LIMIT, USED, HELD))
     return f"({used} + ({held} or 0 * {used})) / ({limit} > 0)"
 
 
@@ -78,7 +79,7 @@ def _answer(q: Queries) -> list[Panel]:
             "Requests that were refused in the time shown because a key or team had used up a "
             "limit.",
             f"{q.total(REFUSED)} or 0 * {limits}",
-            unit="short",
+            unit="locale",
             decimals=0,
             steps=ANY_IS_NOTABLE,
             width=6,
@@ -113,20 +114,19 @@ def _refused_by_key(q: Queries) -> Panel:
     return bars(
         "Refused most",
         "Requests that were refused for a limit in the time shown, by whose limit it was.",
-        Target(f"sort_desc(topk(12, {q.total(REFUSED, EACH)} > 0))", "{{key}}: {{kind}}"),
-        unit="short",
+        Target(f"sort_desc(topk(12, {q.total(REFUSED, EACH)}))", "{{key}}: {{kind}}"),
+        unit="locale",
         decimals=0,
         width=10,
         height=10,
         steps=[(None, WARN)],
-        none="nothing was refused",
     )
 
 
 def _limits(q: Queries) -> Panel:
     limit, used, held = (q.now(name, EACH, how="max") for name in (LIMIT, USED, HELD))
     reset = q.now("gateway_quota_reset_timestamp_seconds", EACH, how="max")
-    pace = f"max by ({EACH}) (deriv({q.select(USED)}[15m]))"
+    pace = f"max by ({EACH}) (deriv({q.select(USED, SLOW)}[15m]))"
     return table(
         "Limits of keys and teams",
         "budget is in dollars; rpm and tpm are requests and tokens a minute. Held: what calls "
@@ -135,9 +135,9 @@ def _limits(q: Queries) -> Panel:
         {"key": "Key or team", "kind": "Limit of"},
         [
             Column("In use", fullness(q), "percentunit", 0, FULLNESS, gauge=True, width=320),
-            Column("Used", used, decimals=2),
-            Column("Held", held, decimals=2),
-            Column("Limit", limit, decimals=2),
+            Column("Used", used),
+            Column("Held", held),
+            Column("Limit", limit),
             Column("Runs out", f"({limit} - {used} > 0) / ({pace} > 0)", "s", 0),
             Column("Resets", f"{reset} * 1000", "dateTimeFromNow"),
         ],
@@ -147,11 +147,13 @@ def _limits(q: Queries) -> Panel:
 
 
 def _over_time(q: Queries) -> list[Panel]:
+    closest = f"{fullness(q)} and on ({EACH}) topk(10, {fullness(q, END)})"
     return [
         series(
             "How much of each limit is used",
-            "What is used of a limit, and held by calls under way; it falls where a window ends.",
-            Target(fullness(q), "{{key}}: {{kind}}"),
+            "What is used of a limit, and held by calls under way, of the ten that are closest "
+            "now. It falls where a window ends.",
+            Target(closest, "{{key}}: {{kind}}"),
             unit="percentunit",
             limit=FULLNESS,
             width=12,

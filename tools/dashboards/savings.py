@@ -63,9 +63,8 @@ def _answer(q: Queries) -> list[Panel]:
             width=4,
         ),
         stat(
-            "Of the bill",
-            "How much smaller the bill is: what was saved, as a share of what was spent and saved "
-            "together.",
+            "Bill smaller by",
+            "What was saved, as a share of what was spent and saved together.",
             f"{saved} / ({saved} + {spent})",
             unit="percentunit",
             decimals=1,
@@ -153,7 +152,11 @@ def _keys(q: Queries) -> Panel:
             Column("Tokens saved", q.total("gateway_cache_saved_tokens_total", "key")),
             Column("Spent", spent, "currencyUSD", 2),
             Column(
-                "Of the bill", f"{saved} / (({saved} + {spent}) > 0)", "percentunit", 1, gauge=True
+                "Bill smaller by",
+                f"{saved} / (({saved} + {spent}) > 0)",
+                "percentunit",
+                1,
+                gauge=True,
             ),
         ],
         sort="Saved",
@@ -291,6 +294,7 @@ def _disk(q: Queries) -> list[Panel]:
                 q.total("gateway_cache_dropped_total", "reason", window="$__rate_interval"),
                 "not written: {{reason}}",
             ),
+            Target(f"0 * {q.now('gateway_cache_writes_waiting')}", "none"),
             unit="short",
             height=7,
             may_be_empty="a store without faults has no series of them",

@@ -120,12 +120,14 @@ def _speed(q: Queries) -> list[Panel]:
             "How long each upstream thinks before it answers.",
             Target(q.quantile(0.95, FIRST, "upstream"), "{{upstream}}"),
             unit="s",
+            width=12,
         ),
         series(
             "Whole answer over time, p95",
             "From a connection at hand to the last byte. It grows with the answers' length.",
             Target(q.quantile(0.95, WHOLE, "upstream"), "{{upstream}}"),
             unit="s",
+            width=12,
         ),
         series(
             "Time per output token",
@@ -133,6 +135,7 @@ def _speed(q: Queries) -> list[Panel]:
             "faster.",
             Target(q.quantile(0.5, "gateway_time_per_output_token_seconds", "model"), "{{model}}"),
             unit="s",
+            width=12,
         ),
         series(
             "First token by model, p95",
@@ -140,8 +143,7 @@ def _speed(q: Queries) -> list[Panel]:
             "out.",
             Target(q.quantile(0.95, ttft, "model", 'cache!="hit"'), "{{model}}"),
             unit="s",
-            width=24,
-            height=7,
+            width=12,
         ),
     ]
 
@@ -198,16 +200,12 @@ def _load(q: Queries) -> list[Panel]:
             Target(q.now("gateway_upstream_in_flight", "upstream"), "{{upstream}}"),
             unit="short",
             stack=True,
-            width=6,
         ),
         series(
-            "Idle connections, and calls that wait for one",
-            "Open connections without a call; and calls that wait because max_connections is "
-            "reached.",
-            Target(q.now("gateway_upstream_connections_idle", "upstream"), "{{upstream}}: idle"),
-            Target(q.now("gateway_upstream_queued", "upstream"), "{{upstream}}: waiting"),
+            "Calls that wait for a connection",
+            "Calls that wait now because max_connections is reached.",
+            Target(q.now("gateway_upstream_queued", "upstream"), "{{upstream}}"),
             unit="short",
-            width=6,
         ),
         series(
             "Wait for a connection, p95",
@@ -216,7 +214,13 @@ def _load(q: Queries) -> list[Panel]:
                 q.quantile(0.95, "gateway_upstream_queue_wait_seconds", "upstream"), "{{upstream}}"
             ),
             unit="s",
-            width=6,
+        ),
+        series(
+            "Idle connections",
+            "Open connections that wait for a call.",
+            Target(q.now("gateway_upstream_connections_idle", "upstream"), "{{upstream}}"),
+            unit="short",
+            width=12,
         ),
         series(
             "Left of the provider's own limits",
@@ -227,6 +231,6 @@ def _load(q: Queries) -> list[Panel]:
                 "{{upstream}}: {{kind}}",
             ),
             unit="short",
-            width=6,
+            width=12,
         ),
     ]

@@ -116,7 +116,8 @@ class Recorder:
     def end(self, exchange: Exchange) -> None:
         """The request has ended."""
         self._body.headers = self._ask.headers
-        self._body.size = max(self._body.size, exchange.bytes_in)
+        if self._body.left is not None:
+            self._body.size = exchange.bytes_in  # streamed: not known before
         response = Side(self._response, b"", self._size, self._left)
         if self._left is None:
             response.body = b"".join(self._pieces)

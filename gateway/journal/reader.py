@@ -75,7 +75,7 @@ class JournalReader:
 
     async def settled(self) -> None:
         """Return when what was put before can be read, or after FRESH seconds."""
-        if self._flush is not None and self.folder.is_dir():
+        if self._flush is not None:
             await self._flush(FRESH)
 
     async def kept(self, request_ids: list[str]) -> dict[str, dict[str, Any]]:

@@ -7,6 +7,7 @@ kept as what its client has accumulated. What is no text is not kept, only its s
 from __future__ import annotations
 
 import codecs
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -57,7 +58,7 @@ class Record:
 
 
 def record_of(captured: Captured, redactor: Redactor, limit: int) -> Record:
-    """Make the record; bodies are cut to `limit` characters."""
+    """Make the record; bodies are cut to `limit` bytes."""
     words: list[str] = []
     sides = {
         name: _side(side, redactor, limit, captured.own, words)
@@ -114,7 +115,7 @@ def _body(
     if _is_stream(side.headers) and (gathered := gather(side.body)) is not None:
         text = write(walk.value(gathered))
         words += walk.words
-        return "stream", _json_start(text, limit), cut or len(text) > limit
+        return "stream", *_start(text, limit, True, cut)
     try:
         text = _decoder().decode(side.body, final=not cut)
     except UnicodeDecodeError:
@@ -127,24 +128,34 @@ def _body(
         else:
             words += walk.words
             text = write(value) if walk.changed or cut else text
-            room = min(limit, len(text) - SLACK) if cut else limit
-            return "json", _json_start(text, room), cut or len(text) > room
+            return "json", *_start(text, _room(text, limit, cut), True, cut)
     text = redactor.plain(text, own)
-    room = min(limit, len(text) - SLACK) if cut else limit
-    kept = text[: max(0, room)]
-    words.append(kept)
-    return "text", kept, cut or len(text) > room
+    text, cut = _start(text, _room(text, limit, cut), False, cut)
+    words.append(text)
+    return "text", text, cut
 
 
 _decoder = codecs.getincrementaldecoder("utf-8")
 
 
-def _json_start(text: str, limit: int) -> str:
-    """JSON above the limit: JSON of its beginning."""
-    if len(text) <= limit:
-        return text
-    start = text[: max(2, limit)].encode("utf-8", "replace")
-    return write(read(start, cut=True))
+def _room(text: str, limit: int, cut: bool) -> int:
+    return min(limit, _size(text) - SLACK) if cut else limit
+
+
+def _size(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+def _start(text: str, limit: int, is_json: bool, cut: bool) -> tuple[str, bool]:
+    """The text in about `limit` bytes, of JSON a beginning that is JSON; and whether it is cut."""
+    data = text.encode("utf-8", "replace")
+    if len(data) <= limit:
+        return text, cut
+    start = data[: max(1, limit)].decode("utf-8", "ignore")
+    if is_json:
+        with contextlib.suppress(ValueError):  # white space alone
+            return write(read(start.encode(), cut=True)), True
+    return start, True
 
 
 def _is_stream(headers: HeaderList) -> bool:

@@ -59,7 +59,7 @@ def _add(built: Object, choices: _Places, chunk: Object) -> None:
             built.setdefault(name, [])
             for part in value:
                 if isinstance(part, dict):
-                    _add_choice(choices.setdefault(part.get("index"), {}), part)
+                    _add_choice(choices.setdefault(_place(part), {}), part)
         elif name == "object":
             built[name] = _KINDS.get(value, value) if isinstance(value, str) else value
         elif name == "obfuscation":
@@ -108,14 +108,17 @@ def _merge_list(owner: Object, name: str, parts: list[Any]) -> None:
         if not isinstance(old, _Places):
             old = owner[name] = _Places()
         for part in parts:
-            place = part["index"]
-            place = place if isinstance(place, int | str) else None
             rest = {n: v for n, v in part.items() if n != "index"}
-            _merge(old.setdefault(place, {}), rest)
+            _merge(old.setdefault(_place(part), {}), rest)
     elif isinstance(old, list):
         old.extend(parts)
     else:
         owner[name] = list(parts)
+
+
+def _place(part: Object) -> object:
+    place = part.get("index")
+    return place if isinstance(place, int | str) else None
 
 
 def _finish(value: Any) -> Any:

@@ -69,6 +69,7 @@ class Connection(asyncio.Protocol):
         self._headed = self._told = self._complete = False
         self._surplus = False  # something came after the end
         self._keep_alive = False
+        self._status = 0
         self._until_close = False  # the body ends with the connection
         self._overhead = 0
 
@@ -262,13 +263,13 @@ class Connection(asyncio.Protocol):
             raise ValueError
         if status < 200:
             return
-        self._headed = True
         self._status = status
         self._keep_alive = parser.should_keep_alive()
         if self._bare:
             self._complete = True
         elif not self._keep_alive and status not in BODILESS:
             self._find_end({name.lower() for name, _ in self._headers}, version)
+        self._headed = True
 
     def _find_end(self, names: set[bytes], version: str) -> None:
         """Of an answer after which the connection closes (RFC 9112 sections 6.1 and 6.3)."""

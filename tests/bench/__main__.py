@@ -11,7 +11,19 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.bench import hits, joins, ledger, machine, mixed, relays, results, scrape, start, stores
+from tests.bench import (
+    hits,
+    joins,
+    ledger,
+    logs,
+    machine,
+    mixed,
+    relays,
+    results,
+    scrape,
+    start,
+    stores,
+)
 from tests.bench.scene import Pace, Scene
 from tests.bench.sides import LOOP
 
@@ -32,11 +44,12 @@ CASES: dict[str, Callable[[Scene], None]] = {
     "start": start.start,
     "mixed": mixed.mixed,
 }
-LONG = frozenset({"mixed"})  # only where it is named
+LONG = frozenset({"mixed", "logs"})  # only where it is named
 # Files with floors of their own.
 OTHERS: dict[str, Callable[[], bool]] = {
     "joins": joins.main,
     "ledger": ledger.main,
+    "logs": logs.main,
     "scrape": scrape.main,
 }
 

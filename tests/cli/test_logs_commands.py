@@ -11,6 +11,7 @@ import subprocess
 
 import pytest
 
+from tests.cli.conftest import CONFIG
 from tests.e2e.process import Lines, environment
 from tests.scripted.client import PATIENCE
 
@@ -62,10 +63,35 @@ def test_without_a_server_the_rows_are_read_from_the_file(house, gateway):
     assert json.loads(house.run("logs", "--follow", "--format", "json"))["id"] == request_id
 
 
-def test_follow_shows_each_request_as_it_is_booked_until_ctrl_c(house, gateway):
-    before, _ = house.chat("before", key=KEY)
+KEEPING = CONFIG | {"journal": {"bodies": True}}
+
+
+def test_what_is_kept_is_searched_shown_and_exported(house, stack):
+    house.serve(stack, KEEPING)
+    first, _ = house.chat("where is order 4711", key=KEY)
+    second, _ = house.chat("where is order 4712", key=KEY)
+    assert [row["id"] for row in house.read("logs", "--search", "order 4711")] == [first]
+    assert [row["id"] for row in house.read("logs", "--search", "ORDER 47")] == [second, first]
+    house.run("logs", "--search", '"*', code=2)
+    lines = house.run("logs", "--bodies", "--format", "jsonl", "--limit", "99").splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [second, first]
+    assert "4711" in json.loads(lines[1])["kept"]["request"]["body"]
+    page = house.run("logs", "show", first)
+    page = page[page.index("\ntimeline\n") :]
+    parts = ["arrived", "received", "admitted", "looked_up", "connected", "first_byte"]
+    parts += ["last_byte", "booked", "\nrequest\n", "where is order 4711", "\nresponse\n"]
+    places = [page.index(part) for part in parts]
+    assert places == sorted(places)
+    assert "authorization: [redacted]" in page.lower()
+    assert KEY not in "".join(house.said)
+
+
+@pytest.mark.parametrize("words", [(), ("--search", "order")], ids=["all", "of a search"])
+def test_follow_shows_each_request_as_it_is_booked_until_ctrl_c(house, stack, words):
+    house.serve(stack, KEEPING)
+    before, _ = house.chat("order before", key=KEY)
     process = subprocess.Popen(
-        house.command("logs", "--follow", "--format", "json"),
+        house.command("logs", "--follow", "--format", "json", *words),
         cwd=house.folder,
         env=environment({"PYTHONUNBUFFERED": "1"}),
         stdin=subprocess.DEVNULL,
@@ -76,7 +102,7 @@ def test_follow_shows_each_request_as_it_is_booked_until_ctrl_c(house, gateway):
     lines = Lines(process.stdout)
     try:
         lines.until(lambda said: any(before in line for line in said) or None)
-        after, _ = house.chat("after", key=KEY)
+        after, _ = house.chat("order after", key=KEY)
         lines.until(lambda said: any(after in line for line in said) or None)
         assert [json.loads(line)["id"] for line in lines.all] == [before, after]
         os.kill(process.pid, signal.SIGINT)

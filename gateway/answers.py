@@ -17,6 +17,8 @@ from gateway.flight import Head
 from gateway.trip import Trip
 from gateway.wire.observe import Form
 
+LIMITS = "x-ratelimit-"
+
 
 class Render(Protocol):
     """Turns an error into what the client reads: status, headers, body."""
@@ -29,12 +31,20 @@ def head_of(trip: Trip, head: Head) -> HeaderList:
     trip.status = head.status
     own = own_headers(trip)
     taken = {name for name, _ in own} - {"x-request-id"}
-    kept = [(name, value) for name, value in head.headers if name not in taken]
+    theirs = [*head.headers]
+    if any(name.startswith(LIMITS) for name in taken):
+        theirs = [(_upstreams(name), value) for name, value in theirs]
+    kept = [(name, value) for name, value in theirs if name not in taken]
     if any(name == "x-request-id" for name, _ in kept):
         own = [pair for pair in own if pair[0] != "x-request-id"]
     if header(kept, "content-type").startswith("text/event-stream"):
         own.append(("x-accel-buffering", "no"))
     return kept + own
+
+
+def _upstreams(name: str) -> str:
+    """An upstream's limits beside our own (F8)."""
+    return "x-upstream-" + name.removeprefix("x-") if name.startswith(LIMITS) else name
 
 
 def own_headers(trip: Trip) -> HeaderList:
@@ -44,6 +54,7 @@ def own_headers(trip: Trip) -> HeaderList:
         ("x-gateway-request-id", trip.ask.id),
         ("x-request-id", trip.ask.id),
         *trip.ask.cors,
+        *trip.permit.headers(),
         *trip.cache_headers,
     ]
     if trip.cache is not CacheState.NONE:

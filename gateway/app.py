@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import ipaddress
 import logging
 import secrets
 import signal
@@ -19,22 +18,26 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
 
 from gateway.admin import Rooms
+from gateway.balances import pasts
 from gateway.boarding import Boarding
 from gateway.cache.store import TwoTier
 from gateway.calls import Calls
 from gateway.clock import SystemClock
 from gateway.config import (
-    Anonymous,
     Config,
     ConfigError,
     Fault,
     UpstreamSection,
+    aliases_of,
     as_running,
     is_loopback,
     masked,
     reloadable,
+    secrets_of,
     warnings,
 )
 from gateway.errors import Draining
@@ -45,6 +48,7 @@ from gateway.gauges import (
     watch_disk,
     watch_journal,
     watch_ledger,
+    watch_quotas,
     watch_traces,
     watch_traffic,
     watch_upstreams,
@@ -56,18 +60,22 @@ from gateway.journal.writer import open_access_log
 from gateway.keys.penalty import Penalty
 from gateway.keys.rules import blotted
 from gateway.keys.store import Callers, DataError, load_admin_token, lock_data, open_register
+from gateway.metering import Metering
 from gateway.metrics import LoopLag, Metrics, standard_registry
 from gateway.pipeline import Pipeline
+from gateway.quota.rules import Given
+from gateway.quota.store import Quotas
 from gateway.traces import open_traces
 from gateway.upstream import build
 from gateway.upstream.client import HTTPUpstream
 from gateway.upstream.echo import EchoUpstream
+from gateway.usage.calendar import window_bounds
 from gateway.usage.ledger import SQLiteLedger
 from gateway.usage.prices import PriceList
 from gateway.usage.reader import Reader
 from gateway.watch import ConfigFile, Watcher
 from gateway.web.admin import AdminPlane
-from gateway.web.chat import Edge, Routes
+from gateway.web.chat import Routes, edge_of
 from gateway.web.control import ControlSocket
 from gateway.web.errors import render
 from gateway.web.ops import Ops
@@ -142,11 +150,15 @@ class Gateway:
         await self.cache.start()
         stack.push_async_callback(self._close_upstreams)
         calls = Calls(self.clock, workers)
-        self.journal = Keeper(data, config.journal, self.clock, _secrets(config), blotted)
+        self.journal = Keeper(data, config.journal, self.clock, secrets_of(config), blotted)
         stack.push_async_callback(self.journal.close)
         self.journal.start()
         self.kept = JournalReader(data, self.journal.flush)
         stack.callback(self.kept.close)
+        self.quotas = Quotas(config.quota, self.clock, partial(window_bounds, zone=ZoneInfo(zone)))
+        self.metering = Metering(
+            config.quota, config.models, self.quotas, self.prices, self.ledger, calls
+        )
         self.boarding = Boarding(config.cache, self.cache, self.clock, calls)
         self.house = House(
             keys=self.callers,
@@ -158,6 +170,7 @@ class Gateway:
             boarding=self.boarding,
             ledger=self.ledger,
             prices=self.prices,
+            metering=self.metering,
             penalty=Penalty(self.clock),
             instance=self.instance,
             body_limit=config.server.body_limit,
@@ -165,10 +178,11 @@ class Gateway:
             missing_usage=config.usage.on_missing_usage,
             journal=self.journal,
         )
+        await self._restore_balances()
         self.ops = Ops()
         self.ops.check("ledger", self.ledger.works)
         self.ops.check("ledger", self._books_are_kept)
-        self.edge = edge_of(config)
+        self.edge = edge_of(config.server)
         await self._open_planes(admin_token)
 
     async def _open_planes(self, admin_token: str) -> None:
@@ -186,6 +200,7 @@ class Gateway:
                 keys=self.register,
                 books=self.books,
                 journal=self.kept,
+                standing=self._standing,
             ),
         )
         address = await self.admin.start()
@@ -210,6 +225,7 @@ class Gateway:
         watch_access_log(self.metrics, self.access_log)
         watch_cache(self.metrics, self.cache, self.boarding)
         watch_ledger(self.metrics, self.ledger)
+        watch_quotas(self.metrics, self.quotas, self.register, self.clock)
         watch_traces(self.metrics, self.traces)
         watch_journal(self.metrics, self.journal)
         listening = await self.plane.start()
@@ -221,6 +237,14 @@ class Gateway:
         asyncio.get_running_loop().call_later(PRICES, self.prices.warm)
         say(f"data plane on {_url(listening, config.server.tls.cert)}")
         say(f"admin plane on {_url(address, config.admin.tls.cert)}")
+
+    async def _restore_balances(self) -> None:
+        now, issued = self.clock.now(), {key.id for key in self.register.keys}
+        found = await self.books.open_windows(now)
+        self.quotas.restore(pasts(found, now, issued, self.house.upstreams))
+
+    async def _standing(self, kind: str, id: str, name: str, limits: Given) -> list[dict[str, Any]]:
+        return self.quotas.standing(kind, id, name, limits)
 
     def _books_are_kept(self) -> bool:
         """Calls may go on for a while without the ledger's disk; then they are refused."""
@@ -264,13 +288,15 @@ class Gateway:
         self.plane.settings = config.server
         self.callers.reconfigure(config.keys, bind_is_loopback=is_loopback(self.config.server.host))
         self.boarding.reconfigure(config.cache)
-        self.edge = edge_of(config)
+        self.edge = edge_of(config.server)
         self.admin.reconfigure(config)
         self.cache.reconfigure(config.cache)
         self.ledger.reconfigure(config.usage)
         self.prices.reconfigure(config.models)
         self.traces.reconfigure(config.traces, config.upstreams)
-        self.journal.reconfigure(config.journal, _secrets(config))
+        self.journal.reconfigure(config.journal, secrets_of(config))
+        self.quotas.reconfigure(config.quota)
+        self.metering.reconfigure(config.quota, config.models)
         self.config = config
         self.metrics.reloaded(ok=True)
         self.access_log.reopen()
@@ -349,30 +375,6 @@ def run(config: Config, file: ConfigFile) -> int:
         say(f"cannot start: {error}")
         return 1
     return 0
-
-
-def _secrets(config: Config) -> list[str]:
-    """Credentials of ours, wherever an answer might repeat them."""
-    own = [config.admin.token, *(upstream.api_key for upstream in config.upstreams)]
-    for upstream in config.upstreams:
-        own += [*upstream.headers.values(), *upstream.query.values()]
-    return [str(secret) for secret in own if secret]
-
-
-def edge_of(config: Config) -> Edge:
-    """The routes' part of the configuration."""
-    return Edge(
-        cors_origins=frozenset(config.server.cors_origins),
-        trusted_proxies=tuple(
-            ipaddress.ip_network(entry, strict=False) for entry in config.server.trusted_proxies
-        ),
-    )
-
-
-def aliases_of(config: Config) -> list[str]:
-    """The names of callers that need no stored key."""
-    anonymous = ["anonymous"] if config.keys.anonymous is not Anonymous.NEVER else []
-    return [*config.keys.aliases.values(), *anonymous]
 
 
 def loop_factory(name: str) -> Callable[[], asyncio.AbstractEventLoop]:

@@ -223,15 +223,27 @@ class Boarding:
             self.abandoned.release(flight)
         return flight
 
-    def open_flight(self, plan: Plan | None, upstream: Upstream, leash: Leash) -> Flight:
-        """A flight of one's own; equal requests may board it for as long as it may be kept."""
+    def answers(self, plan: Plan) -> bool:
+        """An answer is at hand, or in the air."""
+        if not plan.reads or plan.key is None:
+            return False
+        forms = {plan.request.stream, True}
+        aloft = any((plan.key, form) in self._flights for form in forms)
+        return aloft or self.cache.find(plan.key) is not None
+
+    def open_flight(
+        self, plan: Plan | None, upstream: Upstream, leash: Leash, *, alone: bool
+    ) -> Flight:
+        """A flight of one's own; equal requests may board it for as long as it may be kept, unless
+        it flies `alone`: with a lower cap than they ask for."""
         if plan is None or plan.key is None or not plan.keeps:
             flight = Flight()
             flight.on_empty = partial(leash.pull, ClientGone())
             return flight
-        place = (plan.key, plan.request.stream)
+        place = None if alone else (plan.key, plan.request.stream)
         flight = Flight(plan.policy.max_entry, place=place)
-        self._flights.setdefault(place, flight)
+        if place is not None:
+            self._flights.setdefault(place, flight)
 
         def let_go() -> None:
             self.close_flight(flight)
@@ -273,6 +285,7 @@ class Boarding:
             size=len(body) if flight.cap else plan.policy.max_entry + 1,
             choices=plan.request.n,
             encoded=bool(header(head.headers, "content-encoding")),
+            clamped=trip.permit.clamped is not None,
         )
         trip.cache_reason = rules.may_keep(landing, plan.wish, plan.policy)
         if trip.cache_reason is not None:

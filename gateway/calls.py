@@ -6,7 +6,7 @@ Rule: an edit replaces one top-level member of the body; nothing here changes an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 
 from gateway.errors import UpstreamCut, UpstreamError
 from gateway.exchange import HeaderList, Summary
-from gateway.ports import Call, CallTimes, Clock, Reply, Upstream
+from gateway.ports import Ask, Call, CallTimes, Clock, Reply, Upstream
 from gateway.trip import Trip
-from gateway.wire.chat import ChatRequest, with_model, with_usage
+from gateway.wire.chat import ChatRequest, read_model, with_model, with_usage
 from gateway.wire.observe import BlindObserver, Form, Observer, observer_for
 from gateway.wire.trace import onward
 
@@ -38,6 +38,21 @@ class Calls:
         if len(body) <= OFF_LOOP:
             return work(body)
         return await asyncio.get_running_loop().run_in_executor(self.workers, work, body)
+
+    async def body_of(
+        self, ask: Ask, limit: int, upload_limit: int
+    ) -> tuple[bytes | AsyncIterator[bytes] | None, str | None]:
+        """The body to send on and the model it names. A JSON body is read whole, since its model
+        decides where it goes; any other is streamed as it comes."""
+        length = ask.body.length
+        if length == 0:
+            head, _, model = ask.path.partition("/")
+            return None, model if head == "models" and model else None
+        kind = (ask.header("content-type") or "").partition(";")[0].strip().lower()
+        if kind == "application/json" and is_plain(ask) and (length is None or length <= limit):
+            body = await ask.body.read(limit)
+            return body, await self.off_loop(read_model, body)
+        return ask.body.chunks(upload_limit), None
 
     async def make(
         self, trip: Trip, upstream: Upstream, call: Call, request: ChatRequest | None
@@ -96,6 +111,11 @@ class Peeked:
         """The same."""
         start, self.start = self.start, b""
         return bool(start and not take(start)) or await self.reply.pour(take)
+
+
+def is_plain(ask: Ask) -> bool:
+    """Its body has no Content-Encoding."""
+    return (ask.header("content-encoding") or "identity").lower() == "identity"
 
 
 async def _read_start(reply: Reply, limit: int) -> bytes:

@@ -151,6 +151,19 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class Bound:
+    """What a call may take at most, before it is made: tokens of the prompt, of each of `n`
+    answers, and `extra` output beside them. Prices in 10^-12 dollars per token, the dearest."""
+
+    prompt: int
+    output: int = 0
+    n: int = 1
+    extra: int = 0
+    input_pico: int = 0
+    output_pico: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Summary:
     """What an observer learned from an answer's bytes, complete or not.
 
@@ -188,11 +201,13 @@ class Timings(Struct, frozen=True):
     total: float = 0.0
     queued: float = 0.0  # waiting for a free connection to the upstream
     upstream: float = 0.0  # all time spent waiting for the upstream
+    quota: float = 0.0  # waiting for reservations of other calls to settle
 
     @property
     def overhead(self) -> float:
-        """What the gateway itself took: total minus the time spent waiting for the upstream."""
-        return max(0.0, self.total - self.upstream)
+        """What the gateway itself took: total minus the time spent waiting for the upstream, or
+        for a quota."""
+        return max(0.0, self.total - self.upstream - self.quota)
 
 
 class TraceContext(Struct, frozen=True):

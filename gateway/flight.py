@@ -289,6 +289,7 @@ class Reader:
         "_hides_usage",
         "_leash",
         "_make_head",
+        "_on_gone",
         "client",
         "flight",
         "left",
@@ -305,8 +306,10 @@ class Reader:
         make_head: Callable[[Head], HeaderList],
         live: bool = True,
         leash: Leash | None = None,
+        on_gone: Callable[[], None] | None = None,
     ) -> None:
-        """`leash` is pulled when the client leaves: for who only waits here."""
+        """`leash` is pulled when the client leaves: for who only waits here. `on_gone` hears of
+        it."""
         self.flight = flight
         self.client = client
         self.position = 0
@@ -314,7 +317,7 @@ class Reader:
         self.left = False
         self._hides_usage = hides_usage
         self._make_head = make_head
-        self._leash = leash
+        self._leash, self._on_gone = leash, on_gone or _nothing
         self._caught_up: asyncio.Future[None] | None = None
         flight.board()
         if live:
@@ -376,6 +379,7 @@ class Reader:
             self.flight.trim()
 
     def _client_gone(self) -> None:
+        self._on_gone()
         self.leave()
         self._wake()
         if self._leash is not None:

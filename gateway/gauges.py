@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from gateway.journal.writer import AccessLog, NoAccessLog
 from gateway.keys.register import Register
 from gateway.keys.rules import may_use
 from gateway.metrics import Labels, Metrics
-from gateway.ports import Cache
+from gateway.ports import Cache, Clock
+from gateway.quota.store import Quotas, Reading
 from gateway.traces import NoTraces
 from gateway.upstream.client import HTTPUpstream
 from gateway.upstream.echo import EchoUpstream
@@ -31,6 +33,8 @@ if TYPE_CHECKING:  # an extra
 AnyUpstream = HTTPUpstream | EchoUpstream
 
 TIERS = ("memory", "disk")
+ONE_SCRAPE = 0.5  # seconds
+LEVELS = {"limit": "limit", "used": "used", "reserved": "held", "reset_timestamp_seconds": "reset"}
 SIZES = {"entries": "entries", "size_bytes": "size", "max_size_bytes": "limit"}
 OPERATION = "gateway_cache_operation_duration_seconds"
 UPSTREAM: dict[str, Callable[[AnyUpstream], int]] = {
@@ -170,6 +174,48 @@ def watch_journal(metrics: Metrics, journal: Keeper) -> None:
     metrics.watch("gateway_journal_size_bytes", lambda: figures.size)
     metrics.watch("gateway_journal_files", lambda: figures.files)
     metrics.watch("gateway_journal_files_deleted_total", lambda: figures.deleted)
+
+
+def watch_quotas(metrics: Metrics, quotas: Quotas, register: Register, clock: Clock) -> None:
+    """How limits stand, and what came of them."""
+    levels = _Levels(quotas, register, clock)
+    for family, figure in LEVELS.items():
+        metrics.watch_all(f"gateway_quota_{family}", partial(levels.by_label, figure))
+    quotas.timed = metrics.timer("gateway_quota_wait_seconds")
+    figures = quotas.figures
+    metrics.watch_all("gateway_quota_rejections_total", lambda: {**figures.rejections})
+    metrics.watch_all("gateway_quota_warnings_total", lambda: {**figures.warnings})
+    for family, counter in (
+        ("clamped", figures.clamped),
+        ("bound_exceeded", figures.exceeded),
+        ("overrun_tokens", figures.overrun),
+    ):
+        metrics.watch_all(f"gateway_quota_{family}_total", _by_reason(partial(dict, counter)))
+
+
+class _Levels:
+    """All limits of all keys and teams, looked at once for the families of one scrape."""
+
+    def __init__(self, quotas: Quotas, register: Register, clock: Clock) -> None:
+        self._quotas, self._register, self._clock = quotas, register, clock
+        self._found: list[Reading] = []
+        self._at = -math.inf
+
+    def by_label(self, figure: str) -> dict[Labels, float]:
+        """One figure of each."""
+        now = self._clock.monotonic()
+        if now - self._at > ONE_SCRAPE:
+            self._found, self._at = list(self._look()), now
+        figures = {(one.name, one.kind): getattr(one, figure) for one in self._found}
+        return {labels: value for labels, value in figures.items() if value is not None}
+
+    def _look(self) -> Iterator[Reading]:
+        for key in self._register.keys:
+            if key.revoked is None:
+                yield from self._quotas.levels("key", key.id, key.name, key.grant.limits)
+        for team in self._register.teams:
+            yield from self._quotas.levels("team", team.id, team.name, team.limits)
+        yield from self._quotas.shared_levels()
 
 
 def _rows(ledger: SQLiteLedger) -> dict[Labels, float]:

@@ -11,6 +11,7 @@ from gateway.calls import Calls
 from gateway.config import OnMissingUsage
 from gateway.journal.capture import NoJournal
 from gateway.leash import Leash
+from gateway.metering import Metering
 from gateway.ports import Clock, Journal, Keys, Ledger, Penalty, Prices, Sink, Upstream
 
 
@@ -27,6 +28,7 @@ class House:
     boarding: Boarding
     ledger: Ledger
     prices: Prices
+    metering: Metering
     penalty: Penalty
     instance: str  # this process's random id, for `Via`
     body_limit: int

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -21,7 +21,7 @@ from msgspec.json import encode
 
 from gateway.answers import head_of, note_error, send_error, send_whole
 from gateway.boarding import Plan
-from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
+from gateway.calls import header, is_plain, is_whole, observer, refuse_cut, refuse_html
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -49,7 +49,7 @@ from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.headers import is_loop
 from gateway.upstream.rules import choose
 from gateway.usage.rules import missing_usage, prompt_bytes
-from gateway.wire.chat import ChatRequest, read_model
+from gateway.wire.chat import ChatRequest
 
 log = logging.getLogger("gateway.pipeline")
 
@@ -112,6 +112,7 @@ class Pipeline:
             for sink in house.sinks:
                 sink.book(exchange)
             trip.capture.end(exchange)
+            trip.permit.close()
 
     async def _fail(self, trip: Trip, error: GatewayError) -> None:
         """An error is an end like any other: booked, if a call was made, before it is told."""
@@ -145,6 +146,7 @@ class Pipeline:
         prices, now = self.house.prices, self.house.clock.monotonic()
         trip.mark("booked", now)
         trip.price(prices)
+        self.house.metering.settle(trip)
         return trip.exchange(now)
 
     # -- admit -------------------------------------------------------------------------------------
@@ -155,6 +157,7 @@ class Pipeline:
         if house.draining:
             raise Draining("The gateway is stopping. Try again in a moment.", retry_after=1)
         trip.caller = house.keys.identify(ask.header("authorization"), ask.header("api-key"))
+        house.metering.identify(trip, trip.caller)
         if is_loop(ask.header("via"), house.instance):
             raise RequestLoop(
                 "An upstream's base_url leads back to this gateway: the request went in a circle."
@@ -164,7 +167,7 @@ class Pipeline:
     async def _chat(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
         caller, ticket = self._admit(trip), house.boarding.cache.ticket()
-        if not _is_plain(ask):
+        if not is_plain(ask):
             raise UnsupportedEncoding(
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
@@ -176,33 +179,23 @@ class Pipeline:
         trip.keep(house.journal, body)
         upstream = self._choose(trip, caller, CHAT)
         plan = house.boarding.plan(trip, upstream, caller, known, CHAT, ticket)
+        house.metering.admit(trip, caller, upstream, reads=plan.reads)
         call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
         await self._board(trip, upstream, call, plan)
 
     async def _relay(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
         caller = self._admit(trip)
-        body, trip.model = await self._relay_body(ask)
+        body, trip.model = await house.calls.body_of(ask, house.body_limit, house.upload_limit)
         trip.keep(house.journal, body if isinstance(body, bytes) else None)
         trip.mark("received", house.clock.monotonic())
         upstream = self._choose(trip, caller, ask.path)
         call = Call(
             ask.method, ask.path, ask.query, ask.headers, body, ask.body.length, caller, trip.model
         )
+        house.metering.admit(trip, caller, upstream, reads=False)
+        await house.metering.reserve(trip, upstream, call)
         await self._launch(trip, upstream, call, None, None)
-
-    async def _relay_body(self, ask: Ask) -> tuple[bytes | AsyncIterator[bytes] | None, str | None]:
-        """The body to send on and the model it names. A JSON body is read whole, since its model
-        decides where it goes; any other is streamed as it comes."""
-        length, limit = ask.body.length, self.house.body_limit
-        if length == 0:
-            head, _, model = ask.path.partition("/")
-            return None, model if head == "models" and model else None
-        kind = (ask.header("content-type") or "").partition(";")[0].strip().lower()
-        if kind == "application/json" and _is_plain(ask) and (length is None or length <= limit):
-            body = await ask.body.read(limit)
-            return body, await self.house.calls.off_loop(read_model, body)
-        return ask.body.chunks(self.house.upload_limit), None
 
     def _choose(self, trip: Trip, caller: Caller, path: str) -> Upstream:
         """Who serves this model to this caller (contract, "Upstreams")."""
@@ -226,6 +219,7 @@ class Pipeline:
     async def _models(self, trip: Trip) -> None:
         caller, house = self._admit(trip), self.house
         trip.keep(house.journal, None)
+        trip.permit.admit(reads=False)
         accepting = [upstream for upstream in house.upstreams if upstream.accepts(caller.kind)]
         merged: dict[str, dict[str, object]] = {}
         for listed in await asyncio.gather(*(upstream.models(caller) for upstream in accepting)):
@@ -239,18 +233,29 @@ class Pipeline:
 
     async def _board(self, trip: Trip, upstream: Upstream, call: Call, plan: Plan) -> None:
         """A kept answer, an equal request's flight, or a call of its own."""
+        house = self.house
+        while not await self._aboard(trip, plan):
+            waited = await house.metering.reserve(trip, upstream, call)
+            if not (waited and house.boarding.answers(plan)):
+                await self._launch(trip, upstream, call, plan.request, plan)
+                return
+            trip.permit.cancel()  # while it waited for its quota, an equal request was answered
+
+    async def _aboard(self, trip: Trip, plan: Plan) -> bool:
+        """Answer it without a call. False: there is no such answer. NotCached."""
         boarding = self.house.boarding
         if replay := await boarding.look_up(trip, plan):
+            trip.permit.hit(trip.saved.prompt_tokens + trip.saved.completion_tokens)
             reader = self._reader(trip, replay.flight, plan.request)
             trip.mark("first_token", self.house.clock.monotonic())
             await self._deliver(trip, reader)
-        elif plan.wish.only_if_cached:
+            return True
+        if plan.wish.only_if_cached:
             trip.cache, trip.cache_reason = CacheState.MISS, None  # no answer that was not kept
             raise NotCached("Nothing is kept for this request, and only-if-cached makes no call.")
-        else:
-            flight = boarding.find_flight(plan)
-            if flight is None or not await self._join(trip, flight, plan):
-                await self._launch(trip, upstream, call, plan.request, plan)
+        trip.permit.count()
+        flight = boarding.find_flight(plan)
+        return flight is not None and await self._join(trip, flight, plan)
 
     async def _join(self, trip: Trip, flight: Flight, plan: Plan) -> bool:
         """Wait for an equal request's answer, live where it comes in the form asked for. False: it
@@ -290,8 +295,8 @@ class Pipeline:
     ) -> None:
         """A flight of this request's own: one call, its answer pumped to whoever is aboard."""
         boarding, leash = self.house.boarding, Leash()
-        self.house.ledger.admit()
-        flight = boarding.open_flight(plan, upstream, leash)
+        alone = trip.permit.clamped is not None
+        flight = boarding.open_flight(plan, upstream, leash, alone=alone)
         reader = self._reader(trip, flight, request)
         try:
             with leash, self._in_the_air(trip, leash):
@@ -340,6 +345,7 @@ class Pipeline:
             make_head=partial(head_of, trip),
             live=live,
             leash=leash,
+            on_gone=trip.permit.depart,
         )
 
     @contextmanager
@@ -391,7 +397,3 @@ class Pipeline:
         """The answer is whole: hand over what is left, then its end."""
         await reader.finish()
         trip.outcome, trip.error = verdict(trip.status, trip.summary)
-
-
-def _is_plain(ask: Ask) -> bool:
-    return (ask.header("content-encoding") or "identity").lower() == "identity"

@@ -12,6 +12,7 @@ from typing import Protocol
 
 from gateway.entry import CacheStats, Entry, Selector, Ticket
 from gateway.exchange import (
+    Bound,
     Caller,
     CallerKind,
     Cost,
@@ -217,6 +218,13 @@ class Upstream(Protocol):
     def real_name(self, model: str) -> str:
         """The model's name upstream (`rename`)."""
 
+    def shared_by(self, kind: CallerKind) -> bool:
+        """Callers of that kind bring no credential of their own to it: they share a quota."""
+
+    @property
+    def max_tokens_field(self) -> str:
+        """The member that caps its output."""
+
     @property
     def base_url(self) -> str:
         """As configured; part of what an equal request is."""
@@ -307,6 +315,79 @@ class Keys(Protocol):
 
     def identify(self, authorization: str | None, api_key: str | None) -> Caller:
         """The caller behind the two headers' values; raises InvalidAPIKey. No I/O."""
+
+
+class Permit(Protocol):
+    """One request's way through limits. Whoever has it closes it, in every ending."""
+
+    @property
+    def spends(self) -> bool:
+        """Limits on tokens or money may meet it: what its call may take must be known."""
+
+    @property
+    def budgeted(self) -> bool:
+        """One of them is on money."""
+
+    @property
+    def counted(self) -> bool:
+        """It counts against limits on requests."""
+
+    @property
+    def hit_tokens(self) -> int:
+        """Tokens that an answer from the cache counts with."""
+
+    @property
+    def clamped(self) -> int | None:
+        """The output cap, for each answer, that the call must be given."""
+
+    @property
+    def bound_exceeded(self) -> bool:
+        """The call took more than was reserved."""
+
+    @property
+    def waited(self) -> float:
+        """Seconds spent waiting for others' reservations to settle."""
+
+    def headers(self) -> HeaderList:
+        """What the client is told of its limits."""
+
+    def admit(self, *, reads: bool) -> None:
+        """It is under way from now on, and counts, unless it may be answered from the cache
+        (`reads`) and such answers do not. RateLimited, InsufficientQuota."""
+
+    def count(self) -> None:
+        """It counts as a request from now on; once. RateLimited, InsufficientQuota."""
+
+    def uncount(self) -> None:
+        """It is refused for another reason: it has taken nothing."""
+
+    def hit(self, tokens: int) -> None:
+        """It is answered from the cache, which saved so many tokens."""
+
+    async def reserve(self, bound: Bound) -> bool:
+        """Hold what a call may take, or what is left where its cap is lowered; True: it had to
+        wait. RateLimited, InsufficientQuota."""
+
+    def cancel(self) -> None:
+        """Give back what is held: no call is made."""
+
+    def settle(self, tokens: int, nano_usd: int, upstream: str) -> None:
+        """The call has ended and took that: the rest of what is held is given back. Only the
+        first time counts."""
+
+    def depart(self) -> None:
+        """Its client has left."""
+
+    def close(self) -> None:
+        """The request has ended. Idempotent."""
+
+
+class Quota(Protocol):
+    """What callers may still use. On the event loop's thread; no I/O."""
+
+    def permit(self, caller: Caller, *, shared: bool) -> Permit:
+        """For one request, which it neither admits nor counts yet. `shared`: it goes to an upstream
+        that callers without an issued key use without a credential of their own."""
 
 
 Sinks = Sequence[Sink]

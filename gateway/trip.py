@@ -29,7 +29,8 @@ from gateway.exchange import (
 )
 from gateway.journal.capture import NOT_KEPT
 from gateway.keys.rules import blotted
-from gateway.ports import Ask, CallTimes, Capture, Client, Journal, Prices
+from gateway.ports import Ask, CallTimes, Capture, Client, Journal, Permit, Prices
+from gateway.quota.permit import NOBODY
 from gateway.wire.findings import NOT_JSON, TOO_LARGE, UNOBSERVED
 from gateway.wire.headers import read_tags
 from gateway.wire.observe import Observer
@@ -77,6 +78,7 @@ class Trip:
     waited: float = 0.0  # seconds spent waiting for the upstream
     capture: Capture = NOT_KEPT
     marks: dict[str, float] = field(default_factory=dict)
+    permit: Permit = NOBODY
 
     def keep(self, journal: Journal, body: bytes | None) -> None:
         """Let the journal take down what it keeps of this request, from here on."""
@@ -118,7 +120,8 @@ class Trip:
 
     def exchange(self, now: float) -> Exchange:
         """The finished record."""
-        ask, summary, times = self.ask, self.summary, self.times
+        ask, summary, times, permit = self.ask, self.summary, self.times, self.permit
+        usage = self.usage
         took = now - ask.started
         return Exchange(
             id=ask.id,
@@ -136,7 +139,7 @@ class Trip:
             outcome=self.outcome,
             error=self.error,
             cache=self.cache,
-            usage=self.usage,
+            usage=usage,
             cost=self.cost,
             saved_cost=self.saved_cost,
             summary=summary,
@@ -145,6 +148,7 @@ class Trip:
                 total=took * 1000,
                 queued=times.queued * 1000 if times is not None else 0.0,
                 upstream=self.waited * 1000,
+                quota=permit.waited * 1000,
             ),
             bytes_in=ask.body.received,
             bytes_out=self.client.bytes_out,
@@ -160,6 +164,10 @@ class Trip:
             tags=read_tags(blotted(ask.header("x-gateway-tags") or "")),
             trace=ask.context.trace if ask.context else read_trace_id(ask.header("traceparent")),
             context=ask.context,
+            counted=permit.counted,
+            counted_tokens=usage.prompt_tokens + usage.completion_tokens + permit.hit_tokens,
+            clamped=permit.clamped,
+            bound_exceeded=permit.bound_exceeded,
         )
 
     def called(self, times: CallTimes) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from gateway.boarding import Boarding
 from gateway.cache.store import NoCache
 from gateway.calls import Calls
-from gateway.config import Cache
+from gateway.config import Cache, Quota
 from gateway.errors import GatewayError, LedgerUnavailable
 from gateway.exchange import (
     Caller,
@@ -22,7 +22,9 @@ from gateway.exchange import (
     Usage,
 )
 from gateway.house import House
-from gateway.ports import Ask, Call, CallTimes, Client, ClientGone
+from gateway.metering import Metering
+from gateway.ports import Ask, Call, CallTimes, Client, ClientGone, Permit
+from gateway.quota.permit import FREE
 from gateway.web.errors import render
 
 CALLER = Caller(CallerKind.PASSTHROUGH, "id", "pass-00000000", "token")
@@ -171,6 +173,7 @@ class FakeUpstream:
     base_url = "http://up/v1"
     cache = True
     cache_ttl = None
+    max_tokens_field = "max_completion_tokens"
     finish_on_disconnect = True
 
     def __init__(
@@ -186,6 +189,9 @@ class FakeUpstream:
 
     def serves(self, model: str) -> bool:
         return self.model in {"", model}
+
+    def shared_by(self, kind: CallerKind) -> bool:
+        return False
 
     def accepts(self, kind: CallerKind) -> bool:
         return True
@@ -248,6 +254,7 @@ class FakeLedger:
     def __init__(self, story: list[Any]) -> None:
         self.story = story
         self.rows: list[Exchange] = []
+        self.held: list[Reservation] = []
         self.down = False
         self.durable = asyncio.Event()
         self.durable.set()
@@ -257,7 +264,7 @@ class FakeLedger:
             raise LedgerUnavailable("The books cannot be written.", retry_after=5)
 
     def reserve(self, reservation: Reservation) -> None:
-        self.story.append("reserved")
+        self.held.append(reservation)
 
     async def commit(self, exchange: Exchange) -> None:
         self.story.append("commit")
@@ -299,18 +306,28 @@ def ask(
     return Ask("ID", 1000.0, 1000.0, method, path, "", headers, body, "127.0.0.1", **more)
 
 
+class NoQuota:
+    """Limits nobody."""
+
+    def permit(self, caller: Caller, *, shared: bool) -> Permit:
+        return FREE
+
+
 def house(
     story: list[Any],
     *upstreams: FakeUpstream,
     keys: FakeKeys | None = None,
     section: Cache | None = None,
     cache: Any = None,
+    quota: Any = None,
 ) -> House:
     """A house of fakes with one sink."""
     clock = FakeClock()
     calls = Calls(clock, ThreadPoolExecutor(1))
     section = section or Cache(enabled=False)
     cache = cache or NoCache()
+    ledger, prices = FakeLedger(story), FakePrices()
+    quota = quota or NoQuota()
     return House(
         keys=keys or FakeKeys(),
         upstreams=upstreams,
@@ -319,8 +336,9 @@ def house(
         render=render,
         calls=calls,
         boarding=Boarding(section, cache, clock, calls),
-        ledger=FakeLedger(story),
-        prices=FakePrices(),
+        ledger=ledger,
+        prices=prices,
+        metering=Metering(Quota(), [], quota, prices, ledger, calls),
         penalty=FakePenalty(story),
         instance="instance",
         body_limit=1 << 26,

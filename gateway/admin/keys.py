@@ -69,12 +69,12 @@ class Terms(LimitArguments, frozen=True, kw_only=True):
 
 async def listed(rooms: Rooms, _: List) -> list[dict[str, Any]]:
     """All, revoked ones too, the oldest first."""
-    return [_shown(rooms, key) for key in rooms.keys.keys]
+    return [await _shown(rooms, key) for key in rooms.keys.keys]
 
 
 async def show(rooms: Rooms, asked: One) -> dict[str, Any]:
     """One key; of revoked ones with that name the youngest."""
-    return _shown(rooms, rooms.keys.key(asked.name))
+    return await _shown(rooms, rooms.keys.key(asked.name))
 
 
 async def create(rooms: Rooms, asked: Terms) -> dict[str, Any]:
@@ -85,7 +85,7 @@ async def create(rooms: Rooms, asked: Terms) -> dict[str, Any]:
         team=given(asked.team, None),
         expires=_expires(None, asked, rooms.clock.now()),
     )
-    return _with_text(rooms, key, text)
+    return await _with_text(rooms, key, text)
 
 
 async def change(rooms: Rooms, asked: Terms) -> dict[str, Any]:
@@ -100,7 +100,7 @@ async def change(rooms: Rooms, asked: Terms) -> dict[str, Any]:
         expires = _expires(key.expires, asked, now)
         return replace(key, grant=_grant(key.grant, asked), team_id=team_id, expires=expires)
 
-    return _shown(rooms, await register.update(asked.name, changed))
+    return await _shown(rooms, await register.update(asked.name, changed))
 
 
 async def rotate(rooms: Rooms, asked: Rotate) -> dict[str, Any]:
@@ -109,7 +109,7 @@ async def rotate(rooms: Rooms, asked: Rotate) -> dict[str, Any]:
         grace = parse_duration(asked.grace)
     except ValueError as error:
         raise InvalidRequest(f"grace: {error}.", param="grace") from None
-    return _with_text(rooms, *await rooms.keys.rotate(asked.name, grace))
+    return await _with_text(rooms, *await rooms.keys.rotate(asked.name, grace))
 
 
 async def revoke(rooms: Rooms, asked: One) -> dict[str, Any]:
@@ -122,7 +122,7 @@ async def revoke(rooms: Rooms, asked: One) -> dict[str, Any]:
             "The key is revoked, but some of its kept answers may still be there; purge the cache "
             f"by the key's name. {error}"
         ) from error
-    return {**_shown(rooms, key), "purged": purged}
+    return {**await _shown(rooms, key), "purged": purged}
 
 
 # What is asked -----------------------------------------------------------------------------------
@@ -206,7 +206,7 @@ def _moment(text: str) -> float:
 # What is shown -----------------------------------------------------------------------------------
 
 
-def _shown(rooms: Rooms, key: Key) -> dict[str, Any]:
+async def _shown(rooms: Rooms, key: Key) -> dict[str, Any]:
     now, grant, team = rooms.clock.now(), key.grant, rooms.keys.team_of(key)
     peppers = rooms.keys.peppers
     graced = key.previous_until if key.revoked is None else None
@@ -227,11 +227,12 @@ def _shown(rooms: Rooms, key: Key) -> dict[str, Any]:
         "revoked": _when(key.revoked),
         "previous_until": _when(graced if graced and graced > now else None),
         "pepper": "lost" if peppers is None else peppers.word(key.pepper),
+        "quota": limits.standing(await rooms.standing("key", key.id, key.name, grant.limits)),
     }
 
 
-def _with_text(rooms: Rooms, key: Key, text: str) -> dict[str, Any]:
-    found = _shown(rooms, key)
+async def _with_text(rooms: Rooms, key: Key, text: str) -> dict[str, Any]:
+    found = await _shown(rooms, key)
     return {"name": found.pop("name"), "id": found.pop("id"), "key": text, **found}
 
 

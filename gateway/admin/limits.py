@@ -80,6 +80,11 @@ def _nano_dollars(value: str | float) -> int:
         raise InvalidRequest(f"budget: {error}.", param="budget") from None
 
 
+def standing(found: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """By option name: limit, used, reserved and left of each limit that holds, and its reset."""
+    return {one["kind"]: {k: v for k, v in one.items() if k != "kind"} for one in found}
+
+
 def shown(limits: Limits) -> dict[str, Any]:
     """By option name; None where there is no limit. The budget in dollars."""
     found: dict[str, Any] = {name: limits.get(name) for name in LIMITS}

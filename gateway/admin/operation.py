@@ -15,15 +15,24 @@ import msgspec
 
 from gateway.errors import InvalidRequest
 from gateway.journal.reader import JournalReader, no_journal
+from gateway.keys.records import Limits
 from gateway.keys.register import Register, nothing_kept
 from gateway.ports import Cache, Clock
 from gateway.usage.reader import Reader, no_books
+
+Standing = Callable[[str, str, str, Limits], Awaitable[list[dict[str, Any]]]]
+"""Of `key` or `team`, an id, a name and its own limits: one entry for each that holds."""
+
+
+async def no_limits(kind: str, id: str, name: str, limits: Limits) -> list[dict[str, Any]]:
+    """None."""
+    return []
 
 
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """What operations work on. `skipped`: answers that were not kept, by reason, since the
-    start."""
+    start. `standing`: what a key or a team may still use."""
 
     cache: Cache
     clock: Clock
@@ -31,6 +40,7 @@ class Rooms:
     keys: Register = field(default_factory=nothing_kept)
     books: Reader = field(default_factory=no_books)
     journal: JournalReader = field(default_factory=no_journal)
+    standing: Standing = no_limits
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,12 +29,12 @@ class Set(LimitArguments, frozen=True, kw_only=True):
 
 async def listed(rooms: Rooms, _: List) -> list[dict[str, Any]]:
     """All, by name."""
-    return [_shown(rooms, team) for team in rooms.keys.teams]
+    return [await _shown(rooms, team) for team in rooms.keys.teams]
 
 
 async def show(rooms: Rooms, asked: One) -> dict[str, Any]:
     """One team."""
-    return _shown(rooms, rooms.keys.team(asked.name))
+    return await _shown(rooms, rooms.keys.team(asked.name))
 
 
 async def put(rooms: Rooms, asked: Set) -> dict[str, Any]:
@@ -49,15 +49,15 @@ async def change(rooms: Rooms, asked: Set) -> dict[str, Any]:
 
 async def _set(rooms: Rooms, asked: Set, *, make: bool) -> dict[str, Any]:
     change = partial(limits.changed, asked=asked)
-    return _shown(rooms, await rooms.keys.set_team(asked.name, change, make=make))
+    return await _shown(rooms, await rooms.keys.set_team(asked.name, change, make=make))
 
 
 async def remove(rooms: Rooms, asked: One) -> dict[str, Any]:
     """One that has no keys any more."""
-    return _shown(rooms, await rooms.keys.remove_team(asked.name))
+    return await _shown(rooms, await rooms.keys.remove_team(asked.name))
 
 
-def _shown(rooms: Rooms, team: Team) -> dict[str, Any]:
+async def _shown(rooms: Rooms, team: Team) -> dict[str, Any]:
     keys = [k.name for k in rooms.keys.keys if k.team_id == team.id and k.revoked is None]
     return {
         "name": team.name,
@@ -65,6 +65,7 @@ def _shown(rooms: Rooms, team: Team) -> dict[str, Any]:
         "keys": keys,
         **limits.shown(team.limits),
         "created": timestamp(team.created),
+        "quota": limits.standing(await rooms.standing("team", team.id, team.name, team.limits)),
     }
 
 

@@ -10,20 +10,27 @@ import asyncio
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, urlencode
+from zoneinfo import ZoneInfo
 
 import attrs
 import msgspec
 
 from gateway.admin import Operation, Rooms
+from gateway.balances import pasts
 from gateway.clock import SystemClock
 from gateway.config import Cache, Config, Size
 from gateway.control import CONNECT, ControlClient, NoAnswer, NoServer
 from gateway.errors import GatewayError
 from gateway.journal.reader import JournalReader
+from gateway.keys.register import Register
 from gateway.keys.store import DataError, DataInUse, lock_data, open_register
+from gateway.quota.rules import Given
+from gateway.quota.store import Quotas
+from gateway.usage.calendar import window_bounds
 from gateway.usage.reader import Reader
 
 TRIES = 200  # while the lock is held and nobody listens: a server starts or stops, or a command
@@ -158,12 +165,31 @@ def _on_files(config: Config, data: Path, makes: bool) -> Iterator[Local]:
             if folder.is_dir() and (state := cache.stats().disk.state) != "open":
                 raise Unreachable(f"{folder} cannot be read ({state})")
             runner.run(keys.start())
-            yield Local(Rooms(cache, clock, keys=keys, books=books, journal=journal), runner)
+            standing = _Standing(config, keys, books, clock)
+            rooms = Rooms(cache, clock, keys=keys, books=books, journal=journal, standing=standing)
+            yield Local(rooms, runner)
         finally:
             runner.run(cache.close())
             runner.run(keys.close())
             books.close()
             journal.close()
+
+
+class _Standing:
+    """What may still be used, by the books; read when it is first asked for."""
+
+    def __init__(self, config: Config, keys: Register, books: Reader, clock: SystemClock) -> None:
+        self._config, self._keys, self._books, self._clock = config, keys, books, clock
+        self._quotas: Quotas | None = None
+
+    async def __call__(self, kind: str, id: str, name: str, limits: Given) -> list[dict[str, Any]]:
+        if self._quotas is None:
+            section, now = self._config.quota, self._clock.now()
+            bounds = partial(window_bounds, zone=ZoneInfo(section.timezone))
+            self._quotas = Quotas(section, self._clock, bounds)
+            issued = {key.id for key in self._keys.keys}
+            self._quotas.restore(pasts(await self._books.open_windows(now), now, issued))
+        return self._quotas.standing(kind, id, name, limits)
 
 
 def _section(section: Cache, *, there: bool) -> Cache:

@@ -10,7 +10,7 @@ import click
 from gateway.admin.keys import CHANGE, CREATE, LIST, REVOKE, ROTATE, SHOW
 from gateway.admin.limits import LIMITS, NONE
 from gateway.commands import output
-from gateway.commands.limits import limit_options, say_unenforced, where_of, without_blanks
+from gateway.commands.limits import limit_options, show_limited, where_of
 from gateway.commands.options import common
 from gateway.commands.session import session
 
@@ -83,7 +83,6 @@ def create(name: str, form: str, **given: Any) -> None:
     with session(where, makes=True) as house:
         found = house.ask(CREATE, name=name, **given)
     _show_text(found, form)
-    say_unenforced(given)
 
 
 @keys.command(
@@ -114,7 +113,7 @@ def show(name: str, form: str, **where: Any) -> None:
     """What a key may do, and until when."""
     with session(where) as house:
         found = house.ask(SHOW, name=name)
-    output.record(without_blanks(found, form), form)
+    show_limited(found, form)
 
 
 @keys.command(
@@ -135,8 +134,7 @@ def set_(name: str, form: str, **given: Any) -> None:
         raise click.UsageError("Say what is to change.")
     with session(where) as house:
         found = house.ask(CHANGE, name=name, **given)
-    output.record(without_blanks(found, form), form)
-    say_unenforced(given)
+    show_limited(found, form)
 
 
 @keys.command(
@@ -177,9 +175,9 @@ def revoke(name: str, form: str, **where: Any) -> None:
     """Refuse a key from now on, and forget the answers that are kept of its calls."""
     with session(where) as house:
         found = house.ask(REVOKE, name=name)
-    output.record(without_blanks(found, form), form)
+    show_limited(found, form)
 
 
 def _show_text(found: Mapping[str, Any], form: str) -> None:
-    output.record(without_blanks(found, form), form)
+    show_limited(found, form)
     click.echo("gateway: keep the key now; it is not shown again", err=True)

@@ -8,12 +8,10 @@ from typing import Any, TypeVar
 
 import click
 
-from gateway.admin.limits import LIMITS, NONE
+from gateway.admin.limits import NONE
+from gateway.commands import output
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-# Take this away with the quotas that enforce what is stored.
-UNENFORCED = "gateway: limits are stored; they are enforced from the release with quotas"
 
 
 class Number(click.ParamType[int | str]):
@@ -56,12 +54,6 @@ def limit_options(command: F) -> F:
     return command
 
 
-def say_unenforced(given: Mapping[str, Any]) -> None:
-    """Who sets a limit must not believe that it holds already."""
-    if any(given.get(name) not in (None, NONE) for name in LIMITS):
-        click.echo(UNENFORCED, err=True)
-
-
 def where_of(given: dict[str, Any]) -> dict[str, Any]:
     """Takes `--config` and `--data` out of all that was given."""
     return {name: given.pop(name) for name in ("config_path", "data")}
@@ -70,3 +62,19 @@ def where_of(given: dict[str, Any]) -> dict[str, Any]:
 def without_blanks(found: Mapping[str, Any], form: str) -> dict[str, Any]:
     """A table leaves out what is not set."""
     return {name: value for name, value in found.items() if form != "table" or value is not None}
+
+
+def show_limited(found: Mapping[str, Any], form: str) -> None:
+    """A key or a team; for people with a table of what it may still use."""
+    quota = found.get("quota") or {}
+    if form != "table":
+        output.record(found, form)
+        return
+    output.record(without_blanks({n: v for n, v in found.items() if n != "quota"}, form), form)
+    rows = [
+        {"quota": kind, **{name: output.figure(value) for name, value in one.items()}}
+        for kind, one in quota.items()
+    ]
+    if rows:
+        click.echo()
+        output.listing(rows, ("quota", "limit", "used", "reserved", "left", "reset"), form)

@@ -56,6 +56,11 @@ def _json(found: object) -> str:
     return json.dumps(found, indent=2)
 
 
+def figure(value: Any) -> str:
+    """A number with its thousands apart; anything else as it is."""
+    return f"{value:,}" if isinstance(value, int | float) else plain(value)
+
+
 def _csv(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     page = io.StringIO()
     writer = csv.writer(page, lineterminator="\n")

@@ -9,7 +9,7 @@ import click
 from gateway.admin.limits import LIMITS
 from gateway.admin.teams import LIST, PUT, SHOW
 from gateway.commands import output
-from gateway.commands.limits import limit_options, say_unenforced, where_of, without_blanks
+from gateway.commands.limits import limit_options, show_limited, where_of
 from gateway.commands.options import common
 from gateway.commands.session import session
 
@@ -49,7 +49,7 @@ def show(name: str, form: str, **where: Any) -> None:
     """One team."""
     with session(where) as house:
         found = house.ask(SHOW, name=name)
-    output.record(without_blanks(found, form), form)
+    show_limited(found, form)
 
 
 @teams.command(
@@ -69,5 +69,4 @@ def set_(name: str, form: str, **given: Any) -> None:
     where = where_of(given)
     with session(where, makes=True) as house:
         found = house.ask(PUT, name=name, **given)
-    output.record(without_blanks(found, form), form)
-    say_unenforced(given)
+    show_limited(found, form)

@@ -66,7 +66,7 @@ from gateway.config.units import (
     parse_price,
     parse_size,
 )
-from gateway.config.view import RESTART, masked, reloadable
+from gateway.config.view import RESTART, aliases_of, masked, reloadable, secrets_of
 
 __all__ = [
     "RESTART",
@@ -114,6 +114,7 @@ __all__ = [
     "Unpriced",
     "UpstreamSection",
     "Usage",
+    "aliases_of",
     "as_running",
     "format_duration",
     "format_money",
@@ -128,6 +129,7 @@ __all__ = [
     "parse_price",
     "parse_size",
     "reloadable",
+    "secrets_of",
     "upstream_base",
     "warnings",
     "with_overrides",

@@ -17,9 +17,7 @@ from gateway.config.kinds import (
     Secret,
     Size,
 )
-from gateway.config.sections import (
-    Config,
-)
+from gateway.config.sections import Anonymous, Config
 from gateway.config.units import format_duration, format_money, format_price, format_size
 
 # Sockets are bound, files opened and the loop chosen once. `docs/configuration.md` says the same.
@@ -94,3 +92,17 @@ def _word(value: Any, declared: set[Any]) -> Any:
     for kind in declared & _WRITTEN.keys():
         return _WRITTEN[kind](value)
     return value.value if isinstance(value, Enum) else value
+
+
+def aliases_of(config: Config) -> list[str]:
+    """The names of callers that need no stored key."""
+    anonymous = ["anonymous"] if config.keys.anonymous is not Anonymous.NEVER else []
+    return [*config.keys.aliases.values(), *anonymous]
+
+
+def secrets_of(config: Config) -> list[str]:
+    """Credentials of ours, wherever an answer might repeat them."""
+    own = [config.admin.token, *(upstream.api_key for upstream in config.upstreams)]
+    for upstream in config.upstreams:
+        own += [*upstream.headers.values(), *upstream.query.values()]
+    return [str(secret) for secret in own if secret]

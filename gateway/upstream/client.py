@@ -45,6 +45,7 @@ class HTTPUpstream:
         self.finish_on_disconnect = section.on_disconnect is Disconnect.FINISH
         # What is asked of another version of an API is not the same request.
         self.base_url = f"{section.base_url}?{sorted(section.query.items())}"
+        self.max_tokens_field = section.max_tokens_field
         self.cache = section.cache
         self.cache_ttl = section.cache_ttl
         self._section = section
@@ -74,6 +75,9 @@ class HTTPUpstream:
 
     def accepts(self, kind: CallerKind) -> bool:
         return self._access.accepts(kind)
+
+    def shared_by(self, kind: CallerKind) -> bool:
+        return self._access.shared_by(kind)
 
     def relays(self, path: str, method: str) -> bool:
         if not rules.safe_path(path):

@@ -67,6 +67,7 @@ class EchoUpstream:
         self.stats = Stats()
         self.finish_on_disconnect = section.on_disconnect is Disconnect.FINISH
         self.base_url = section.base_url
+        self.max_tokens_field = section.max_tokens_field
         self.cache = section.cache
         self.cache_ttl = section.cache_ttl
         self.injects_usage = section.inject_usage
@@ -83,6 +84,9 @@ class EchoUpstream:
 
     def accepts(self, kind: CallerKind) -> bool:
         return True
+
+    def shared_by(self, kind: CallerKind) -> bool:
+        return kind is not CallerKind.ISSUED
 
     def relays(self, path: str, method: str) -> bool:
         return rules.safe_path(path)

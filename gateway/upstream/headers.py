@@ -80,7 +80,7 @@ def request_headers(
             hop_by_hop |= _listed(value)
     if hop_by_hop:
         found = [pair for pair in found if pair[0] not in hop_by_hop]
-    if not access.forwards(caller):
+    if not access.forwards(caller.kind):
         found = [pair for pair in found if pair[0] not in OWNTOKEN_ONLY]
     found.append(("via", ", ".join([*hops, via]) if "via" not in hop_by_hop else via))
     found.append(("accept-encoding", "identity"))  # I3: who reads the answer can read it

@@ -101,9 +101,13 @@ class Access:
             return True
         return own_key and self.share
 
-    def forwards(self, caller: Caller) -> bool:
+    def forwards(self, kind: CallerKind) -> bool:
         """The caller's own token is what goes upstream."""
-        return not self.keyless and caller.kind is CallerKind.PASSTHROUGH and self.passthrough
+        return not self.keyless and kind is CallerKind.PASSTHROUGH and self.passthrough
+
+    def shared_by(self, kind: CallerKind) -> bool:
+        """Callers of that kind bring no credential of their own."""
+        return kind is not CallerKind.ISSUED and not self.forwards(kind)
 
     def credential(self, caller: Caller) -> tuple[str, str] | None:
         """The one header that authenticates `caller` upstream; None for a keyless upstream."""
@@ -111,7 +115,7 @@ class Access:
             raise UpstreamNotAllowed("This upstream does not serve this kind of caller.")
         if self.keyless:
             return None
-        token = (caller.token or "") if self.forwards(caller) else self.api_key
+        token = (caller.token or "") if self.forwards(caller.kind) else self.api_key
         value = sendable(self.scheme + token)
         if value is None or not token:
             raise InvalidAPIKey

@@ -6,6 +6,7 @@ quarters, 92 to 100 of them: sums by quarter become sums by day without a rest.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, time, timedelta
 from zoneinfo import ZoneInfo
@@ -47,6 +48,21 @@ def window_starts(now: float, zone: ZoneInfo) -> dict[str, int]:
         "week": start_of(today - today.weekday() * DAY, zone),
         "month": start_of(today.replace(day=1), zone),
     }
+
+
+def window_bounds(now: float, zone: ZoneInfo) -> dict[str, tuple[float, float]]:
+    """The first and the last moment, in seconds since the epoch, of the windows that `now` is in:
+    `day`, `week`, `month` and `total`."""
+    today = day_at(now, zone)
+    monday, first = today - today.weekday() * DAY, today.replace(day=1)
+    next_month = (first + 31 * DAY).replace(day=1)
+    days = {"day": (today, today + DAY), "week": (monday, monday + 7 * DAY)}
+    days["month"] = first, next_month
+    bounds = {
+        span: (float(start_of(start, zone) * QUARTER), float(start_of(end, zone) * QUARTER))
+        for span, (start, end) in days.items()
+    }
+    return bounds | {"total": (0.0, math.inf)}
 
 
 def moment(text: str, now: float, zone: ZoneInfo, *, end: bool = False) -> float:

@@ -6,7 +6,9 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 
+from gateway.config import Server
 from gateway.errors import GatewayError, MethodNotAllowed, UnknownURL
 from gateway.exchange import HeaderList, ulid
 from gateway.pipeline import CHAT, Pipeline
@@ -40,7 +42,19 @@ ENDPOINTS = frozenset(
 # What clients with a base URL that lacks /v1 ask for.
 BARE = frozenset({CHAT, "completions", "embeddings", "models", "moderations", "responses"})
 
-_EXPOSED = "X-Gateway-Request-Id, X-Gateway-Cache, X-Request-Id, Retry-After"
+# A page of a listed origin may read these; a wildcard would not hold with credentials.
+_EXPOSED = ", ".join(
+    (
+        *("X-Gateway-Request-Id", "X-Gateway-Cache", "X-Gateway-Cache-Key", "X-Gateway-Cache-TTL"),
+        *("X-Gateway-Saved-Tokens", "X-Gateway-Clamped", "Age", "X-Request-Id", "Retry-After"),
+        *("retry-after-ms", "x-should-retry"),
+        *(
+            f"x-ratelimit-{what}-{unit}"
+            for what in ("limit", "remaining", "reset")
+            for unit in ("requests", "tokens")
+        ),
+    )
+)
 
 
 @dataclass(slots=True)
@@ -49,6 +63,14 @@ class Edge:
 
     cors_origins: frozenset[str]
     trusted_proxies: tuple[Network, ...]
+
+
+def edge_of(server: Server) -> Edge:
+    """The routes' part of the configuration."""
+    return Edge(
+        cors_origins=frozenset(server.cors_origins),
+        trusted_proxies=tuple(ip_network(entry, strict=False) for entry in server.trusted_proxies),
+    )
 
 
 class Routes:

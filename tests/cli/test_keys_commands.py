@@ -83,6 +83,7 @@ def test_the_story_of_a_key(house, stack, beside):
         house.run("keys", "set", "alice", "--models", "none", "--rpm", "none", "--team", "none",
                   "--cache-controls", "", "--format", "json")
     )  # fmt: skip
+    shown["quota"].pop("rpm")
     assert changed == shown | {"models": None, "rpm": None, "team": None, "cache_controls": []}
     rotated = house.read("keys", "rotate", "alice", "--grace", "24h")
     assert rotated.pop("key") != key
@@ -114,12 +115,20 @@ def test_a_key_is_shown_by_nothing_but_what_made_it(house):
     assert not [key for key in keys if any(key[7:].encode() in text for text in files)]
 
 
-def test_what_is_stored_and_not_enforced_yet_is_said(house):
-    assert "from the release with quotas" in said(house, "keys", "create", "a", "--rpm", "1")
-    assert "from the release with quotas" in said(house, "keys", "set", "a", "--max-parallel", "1")
-    assert "from the release with quotas" in said(house, "teams", "set", "t", "--tpm", "1")
-    assert "quotas" not in said(house, "keys", "create", "b", "--models", "x")
-    assert "quotas" not in said(house, "keys", "set", "a", "--rpm", "none")
+def test_what_is_left_is_shown(house):
+    """For people as a table of its own, for programs under `quota`."""
+    house.run("keys", "create", "a", "--rpm", "30", "--tokens-per-day", "20000")
+    table = house.run("keys", "show", "a")
+    assert "tokens_per_day  20,000  0     0         20,000" in table
+    shown = house.read("keys", "show", "a")["quota"]
+    assert shown["rpm"] == {
+        "per": "minute", "limit": 30, "used": 0, "reserved": 0, "left": 30, "reset": None
+    }  # fmt: skip
+    assert shown["tokens_per_day"]["reset"].endswith("T00:00:00Z")
+    house.run("teams", "set", "t", "--budget", "5", "--per", "total")
+    assert house.read("teams", "show", "t")["quota"]["budget"] == {
+        "per": "total", "limit": 5.0, "used": 0.0, "reserved": 0.0, "left": 5.0, "reset": None
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ async def run(rooms: Rooms, operation: Any, **given: Any) -> Any:
 
 
 def blank(**set_: Any) -> dict[str, Any]:
-    return dict.fromkeys(FLAT) | {"state": "active", "pepper": "current"} | set_
+    return dict.fromkeys(FLAT) | {"state": "active", "pepper": "current", "quota": {}} | set_
 
 
 async def test_a_key_is_shown_whole_once(rooms):
@@ -263,7 +263,8 @@ async def test_a_grace_that_is_none(rooms, grace):
 async def test_teams(rooms):
     red = await run(rooms, teams.PUT, name="red", tpm=100)
     assert red | {"id": "", "created": ""} == {
-        **dict.fromkeys(red), "name": "red", "id": "", "created": "", "keys": [], "tpm": 100
+        **dict.fromkeys(red), "name": "red", "id": "", "created": "", "keys": [], "tpm": 100,
+        "quota": {},
     }  # fmt: skip
     again = await run(rooms, teams.PUT, name="red", budget=9, per="total")
     assert again == red | {"budget": 9.0, "per": "total"}

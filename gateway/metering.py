@@ -1,0 +1,166 @@
+"""What a request may take, asked of its limits before the call and told to them after it.
+
+Rule: the bound is read from the client's own body; the one edit is a lower output cap (design.md,
+"Edits to what passes through"). Balances are the quota room's, the forms `wire/`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from gateway.calls import Calls
+from gateway.config import ModelSection, Unpriced
+from gateway.config import Quota as QuotaSection
+from gateway.entry import is_like
+from gateway.errors import EndpointNotMetered, ModelNotPriced
+from gateway.exchange import Bound, Caller, CallerKind, Reservation
+from gateway.leash import Leash
+from gateway.ports import Call, ClientGone, Ledger, Permit, Prices, Quota, Upstream
+from gateway.trip import Trip
+from gateway.wire.demand import Demand, demand_of, with_cap
+
+LEASE = 86_400.0  # seconds after which a reservation of ours is no longer believed
+BYTES_PER_TOKEN = 4  # of text, roughly, where nothing depends on it being a bound
+PICO_PER_NANO = 1000
+NOTHING = Demand(prompt=0, text_bytes=0, output=0, n=1, extra_output=0, metered=True, capped=())
+UNKNOWN = Demand(
+    prompt=None, text_bytes=0, output=None, n=1, extra_output=0, metered=False, capped=()
+)
+# Of what takes no tokens, there is nothing to bound or to read.
+FREE_PATHS = ("models", "moderations")
+
+
+class Metering:
+    """Between the pipeline and the limits, prices and reservations of a call."""
+
+    def __init__(
+        self,
+        section: QuotaSection,
+        models: Sequence[ModelSection],
+        quota: Quota,
+        prices: Prices,
+        ledger: Ledger,
+        calls: Calls,
+    ) -> None:
+        self._quota, self._prices, self._ledger, self._calls = quota, prices, ledger, calls
+        self.reconfigure(section, models)
+
+    def reconfigure(self, section: QuotaSection, models: Sequence[ModelSection]) -> None:
+        """Take new sections, from the next request on."""
+        self._section = section
+        self._models = [model for model in models if model.context_tokens is not None]
+
+    def identify(self, trip: Trip, caller: Caller) -> None:
+        """Whose limits hold is known of an issued key at once."""
+        if caller.kind is CallerKind.ISSUED:
+            trip.permit = self._quota.permit(caller, shared=False)
+
+    def admit(self, trip: Trip, caller: Caller, upstream: Upstream, *, reads: bool) -> None:
+        """Let it in and count it. RateLimited, InsufficientQuota."""
+        if caller.kind is not CallerKind.ISSUED:
+            trip.permit = self._quota.permit(caller, shared=upstream.shared_by(caller.kind))
+        trip.permit.admit(reads=reads)
+
+    async def reserve(self, trip: Trip, upstream: Upstream, call: Call) -> bool:
+        """Hold what the call may take, and lower its cap where less is left; True: it had to wait.
+
+        LedgerUnavailable, RateLimited, InsufficientQuota, EndpointNotMetered, ModelNotPriced;
+        ClientGone while it waits.
+        """
+        permit, caller = trip.permit, call.caller
+        body = trip.body or (call.body if isinstance(call.body, bytes) else b"")
+        try:
+            self._ledger.admit()
+            demand = await self._demand(call, body)
+            bound = self._bound(trip, upstream, permit, demand)
+        except BaseException:
+            permit.uncount()
+            raise
+        leash = Leash()
+        trip.client.watch(_nothing, partial(leash.pull, ClientGone()))
+        with leash:
+            leash.check()
+            waited = await permit.reserve(bound)
+        if permit.clamped is not None:
+            lower = partial(
+                with_cap, cap=permit.clamped, demand=demand, field=upstream.max_tokens_field
+            )
+            call.body = await self._calls.off_loop(lower, body)
+        if demand.metered and demand is not NOTHING:
+            self._ledger.reserve(self._reservation(trip, caller, bound, demand))
+        return waited
+
+    async def _demand(self, call: Call, body: bytes) -> Demand:
+        if call.path.partition("/")[0] in FREE_PATHS:
+            return NOTHING
+        if not isinstance(call.body, bytes):
+            return UNKNOWN
+        return await self._calls.off_loop(partial(demand_of, path=call.path), body)
+
+    def _bound(self, trip: Trip, upstream: Upstream, permit: Permit, demand: Demand) -> Bound:
+        model, section = trip.served or trip.model or "", self._section
+        prompt, priced = demand.prompt, (0, 0)
+        if demand is not NOTHING:
+            found = self._prices.dearest(upstream.base_url, model)
+            if found is None and permit.budgeted and section.unpriced is Unpriced.REJECT:
+                raise ModelNotPriced(
+                    f"This key has a budget, and the model '{model[:200]}' has no price. Give it "
+                    "one in the configuration (models), or allow it (quota.unpriced: allow)."
+                )
+            priced = found or priced
+        if permit.spends:
+            if not demand.metered:
+                raise EndpointNotMetered(
+                    "This key has a limit on tokens or money, and what "
+                    f"'/v1/{trip.ask.path[:200]}' takes cannot be read. Use a key without them."
+                )
+            if prompt is None:
+                prompt = self._context(model)
+        output = section.default_output if demand.output is None else demand.output
+        return Bound(prompt or 0, output, demand.n, demand.extra_output, *priced)
+
+    def _context(self, model: str) -> int:
+        for section in self._models:
+            if section.context_tokens is not None and is_like(model, section.name):
+                return section.context_tokens
+        raise EndpointNotMetered(
+            "This key has a limit on tokens or money, and how many tokens this prompt takes at "
+            "most cannot be told from its text: an image, a sound, a file, or what is not known. "
+            f"Say models[].context_tokens for '{model[:200]}' in the configuration."
+        )
+
+    def _reservation(self, trip: Trip, caller: Caller, bound: Bound, demand: Demand) -> Reservation:
+        """What the ledger books if a crash ends the call: a bound where limits depend on it, else
+        an estimate."""
+        prompt = bound.prompt
+        if not trip.permit.spends:
+            prompt = -(-demand.text_bytes // BYTES_PER_TOKEN)
+        output = bound.output if trip.permit.clamped is None else trip.permit.clamped
+        said = output * bound.n + bound.extra
+        prompt_pico = prompt * bound.input_pico
+        return Reservation(
+            id=trip.ask.id,
+            at=trip.ask.at,
+            key_id=caller.id,
+            team_id=caller.team_id,
+            model=trip.model or "",
+            prompt_tokens=prompt,
+            completion_tokens=said,
+            nano_usd=-(-(prompt_pico + said * bound.output_pico) // PICO_PER_NANO),
+            until=trip.ask.at + LEASE,
+            prompt_nano_usd=-(-prompt_pico // PICO_PER_NANO),
+            key=caller.name,
+            team=caller.team,
+            upstream=trip.upstream,
+        )
+
+    def settle(self, trip: Trip) -> None:
+        """The call has ended: tell its limits what it took, as it is booked."""
+        usage, cost = trip.usage, trip.cost.nano_usd
+        tokens = usage.prompt_tokens + usage.completion_tokens
+        trip.permit.settle(tokens, cost or 0, trip.upstream or "")
+
+
+def _nothing() -> None:
+    """A client that reads has nothing to do with waiting."""

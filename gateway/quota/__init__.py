@@ -1,0 +1,1 @@
+"""Quotas: what a key or a team may still use, true at any concurrency."""

@@ -1,0 +1,354 @@
+"""One request's way through the limits of its key and its team.
+
+Rule: a permit gives back what it holds exactly once, in every ending (F3); a request that is
+refused has taken nothing from any limit (F4).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from gateway.config import AtLimit, CountHits
+from gateway.exchange import Bound, HeaderList
+from gateway.quota.account import Account, Moment
+from gateway.quota.rules import Blame, Decision, Limit, Step, Why, blame, decide, need, reset_words
+from gateway.quota.windows import MONEY, REQUESTS, TOKENS, Slot
+
+if TYPE_CHECKING:
+    from gateway.quota.store import Quotas
+
+
+class FreePermit:
+    """For who can meet no limit."""
+
+    __slots__ = ("counted",)
+    spends = budgeted = bound_exceeded = False
+    clamped: int | None = None
+    hit_tokens = 0
+    waited = 0.0
+
+    def __init__(self, *, counted: bool) -> None:
+        self.counted = counted
+
+    def headers(self) -> HeaderList:
+        """None."""
+        return []
+
+    def admit(self, *, reads: bool) -> None:
+        """Always."""
+
+    def count(self) -> None:
+        """Nothing."""
+
+    def uncount(self) -> None:
+        """Nothing."""
+
+    def hit(self, tokens: int) -> None:
+        """Nothing."""
+
+    async def reserve(self, bound: Bound) -> bool:
+        """Without waiting."""
+        return False
+
+    def cancel(self) -> None:
+        """Nothing."""
+
+    def settle(self, tokens: int, nano_usd: int, upstream: str) -> None:
+        """Nothing."""
+
+    def depart(self) -> None:
+        """Nothing."""
+
+    def close(self) -> None:
+        """Nothing."""
+
+
+FREE = FreePermit(counted=True)
+NOBODY = FreePermit(counted=False)  # before it is known who asks
+
+
+class CountedPermit:
+    """The `Permit` port."""
+
+    __slots__ = (
+        *("_accounts", "_held", "_inside", "_money", "_now", "_quotas", "_requests", "_slots"),
+        *("_tokens", "bound_exceeded", "budgeted", "clamped", "counted", "hit_tokens", "spends"),
+        "waited",
+    )
+
+    def __init__(self, quotas: Quotas, accounts: Sequence[Account], now: Moment) -> None:
+        self._quotas, self._accounts, self._now = quotas, accounts, now
+        self._requests: list[Slot] = []
+        self._slots: list[tuple[Slot, str]] = []  # what is held in, with its unit
+        self._held = False
+        self._tokens = self._money = 0  # held
+        self.counted = self.bound_exceeded = False
+        self.clamped: int | None = None
+        self.hit_tokens = 0
+        self.waited = 0.0
+        self.spends = any(account.spent for account in accounts)
+        self.budgeted = any(one.unit == MONEY for a in accounts for one in a.spent)
+        self._inside = False
+        quotas.roll(accounts, now)
+
+    # -- the request -------------------------------------------------------------------------------
+
+    def admit(self, *, reads: bool) -> None:
+        """See `ports.Permit`: all limits are checked, then all are taken."""
+        quotas, accounts, now = self._quotas, self._accounts, self._now
+        found = [one for account in accounts for one in account.refuse_entry()]
+        if not quotas.section.hits_when_spent:
+            found += [one for account in accounts for one in account.refuse_spent(now)]
+        counts = not reads or quotas.section.count_hits is not CountHits.NONE
+        if counts:
+            found += [one for account in accounts for one in account.refuse_request(now)]
+        quotas.refuse(found)
+        self._inside = True
+        for account in accounts:
+            account.windows.parallel += 1
+        if counts:
+            self._count()
+
+    def count(self) -> None:
+        """It counts as one more; once. RateLimited, InsufficientQuota."""
+        if self.counted:
+            return
+        now = self._now
+        self._quotas.refuse([one for a in self._accounts for one in a.refuse_request(now)])
+        self._count()
+
+    def _count(self) -> None:
+        self.counted, now = True, self._now
+        for account in self._accounts:
+            windows = account.windows
+            self._requests += (
+                windows.minute[REQUESTS].slot(now.steady),
+                windows.periods["day", REQUESTS],
+            )
+        for slot in self._requests:
+            slot.settle(0, 1)
+        self._quotas.warn(self._accounts, now)
+
+    def uncount(self) -> None:
+        """It was refused later, and has taken nothing (F4)."""
+        for slot in self._requests:
+            slot.settle(0, -1)
+        self._requests.clear()
+        self.counted = False
+
+    def hit(self, tokens: int) -> None:
+        """It was answered from the cache, which saved so many tokens."""
+        counts = self._quotas.section.count_hits
+        if counts is CountHits.NONE:
+            self.uncount()
+        elif counts is CountHits.ALL:
+            self.hit_tokens = tokens
+            self._hold(0, 0)
+            self._give_back(tokens, 0)
+
+    def depart(self) -> None:
+        """Its client has left: it is no longer under way, though its call may be."""
+        if self._inside:
+            self._inside = False
+            for account in self._accounts:
+                account.windows.parallel -= 1
+
+    def close(self) -> None:
+        """It has ended, however it did."""
+        self.depart()
+        self.cancel()
+
+    # -- the call ----------------------------------------------------------------------------------
+
+    async def reserve(self, bound: Bound) -> bool:
+        """See `ports.Permit`."""
+        self.look()
+        section = self._quotas.section
+        waiter = Waiter(self, bound)
+        decision = self.decide(bound, patient=section.wait > 0)
+        if decision.step in (Step.GO, Step.CLAMP) and section.wait > 0 and not waiter.may_go():
+            decision = Decision(Step.WAIT)  # behind those who came before
+        if decision.step is not Step.WAIT:
+            self.act(bound, decision)
+            return False
+        began = self._now.steady
+        try:
+            await waiter.wait(section.wait)
+            self.look()
+            if not waiter.went:
+                self.act(bound, self.decide(bound, patient=False))
+        finally:
+            waited = self._quotas.moment().steady - began
+            self.waited += waited
+            self._quotas.timed(waited)
+            waiter.leave()
+        return True
+
+    def look(self) -> None:
+        """Bring its windows to this moment."""
+        self._now = self._quotas.moment()
+        self._quotas.roll(self._accounts, self._now)
+
+    def decide(self, bound: Bound, *, patient: bool) -> Decision:
+        """What its limits on tokens and money say at this moment."""
+        section = self._quotas.section
+        levels = [account.level(limit) for account in self._accounts for limit in account.spent]
+        return decide(bound, levels, section.at_limit, section.clamp_min, patient=patient)
+
+    def act(self, bound: Bound, decision: Decision) -> None:
+        """Hold what was decided, or refuse."""
+        if decision.step is Step.REFUSE:
+            self.uncount()
+            self._refuse(bound)
+        if decision.step is Step.CLAMP:
+            self.clamped = decision.output
+            self._quotas.figures.clamped[self._accounts[0].name] += 1
+        output = decision.output
+        self._hold(need(bound, output, TOKENS), need(bound, output, MONEY))
+
+    def _refuse(self, bound: Bound) -> None:
+        section, found = self._quotas.section, []
+        for account in self._accounts:
+            for limit in account.spent:
+                against = blame(bound, account.level(limit), section.at_limit, section.clamp_min)
+                if against is not None:
+                    least = self._least(bound, against)
+                    found.append(account.refuse_call(against, least, self._now))
+        self._quotas.refuse(found)
+
+    def _least(self, bound: Bound, against: Blame) -> int:
+        """What would have had to be left."""
+        section, output = self._quotas.section, bound.output
+        if section.at_limit is AtLimit.LAST_REQUEST:
+            return 1
+        if section.at_limit is AtLimit.CLAMP and against.why is not Why.WHOLE:
+            output = min(output, section.clamp_min)
+        return need(bound, output, against.level.limit.unit)
+
+    def _hold(self, tokens: int, nano_usd: int) -> None:
+        self._held, self._tokens, self._money = True, tokens, nano_usd
+        for account in self._accounts:
+            windows = account.windows
+            self._slots.append((windows.minute[TOKENS].slot(self._now.steady), TOKENS))
+            self._slots += [
+                (period, unit) for (_, unit), period in windows.periods.items() if unit != REQUESTS
+            ]
+        for slot, unit in self._slots:
+            slot.settle(-(tokens if unit == TOKENS else nano_usd), 0)
+
+    def cancel(self) -> None:
+        """No call was made, or it took nothing."""
+        self.clamped = None
+        if self._held:
+            self._give_back(0, 0)
+
+    def settle(self, tokens: int, nano_usd: int, upstream: str) -> None:
+        """The call has ended, and took that; once."""
+        if not self._held:
+            return
+        if tokens > self._tokens or nano_usd > self._money:
+            self.bound_exceeded = True
+            self._quotas.figures.exceeded[upstream] += 1
+            self._quotas.figures.overrun[upstream] += max(0, tokens - self._tokens)
+        self._give_back(tokens, nano_usd)
+
+    def _give_back(self, tokens: int, nano_usd: int) -> None:
+        for slot, unit in self._slots:
+            if unit == TOKENS:
+                slot.settle(self._tokens, tokens)
+            else:
+                slot.settle(self._money, nano_usd)
+        self._slots.clear()
+        self._held = False
+        now = self._quotas.moment()
+        self._quotas.roll(self._accounts, now)
+        if tokens or nano_usd:
+            self._quotas.warn(self._accounts, now)
+        self._quotas.wake(self._accounts)
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def headers(self) -> HeaderList:
+        """`x-ratelimit-*` of the tightest limits (F8), and the cap where it was lowered."""
+        found: HeaderList = []
+        for unit in (REQUESTS, TOKENS):
+            best: tuple[int, Limit, Account] | None = None
+            for account in self._accounts:
+                tight = account.tightest(unit)
+                if tight is not None and (best is None or tight[1] < best[0]):
+                    best = tight[1], tight[0], account
+            if best is not None:
+                left, limit, account = best
+                resets = account.resets_in(limit, self._now)
+                found += (
+                    (f"x-ratelimit-limit-{unit}", str(limit.amount)),
+                    (f"x-ratelimit-remaining-{unit}", str(left)),
+                    (f"x-ratelimit-reset-{unit}", reset_words(resets or 0.0)),
+                )
+        if self.clamped is not None:
+            found.append(("x-gateway-clamped", str(self.clamped)))
+        return found
+
+    # -- for its waiter ----------------------------------------------------------------------------
+
+    @property
+    def spending(self) -> list[Account]:
+        """Accounts with a limit on tokens or money."""
+        return [account for account in self._accounts if account.spent]
+
+    def wake(self) -> None:
+        """Those behind may go on."""
+        self._quotas.wake(self._accounts)
+
+
+class Waiter:
+    """A call that waits for open reservations to settle. It holds nothing meanwhile."""
+
+    __slots__ = ("_bound", "_future", "_permit", "accounts", "went")
+
+    def __init__(self, permit: CountedPermit, bound: Bound) -> None:
+        self._permit, self._bound = permit, bound
+        self.accounts: Sequence[Account] = permit.spending
+        self._future: asyncio.Future[None] | None = None
+        self.went = False
+
+    def may_go(self) -> bool:
+        """Nobody who came before it waits for any of its accounts."""
+        return all(not one.waiting or one.waiting[0] is self for one in self.accounts)
+
+    def try_now(self) -> bool:
+        """Take what it waits for, or hear that it will never fit; False: there is no room yet."""
+        self._permit.look()
+        decision = self._permit.decide(self._bound, patient=True)
+        if decision.step is Step.WAIT:
+            return False
+        if decision.step is not Step.REFUSE:
+            self.went = True
+            self._permit.act(self._bound, decision)
+        self._leave()
+        if self._future is not None and not self._future.done():
+            self._future.set_result(None)
+        return True
+
+    async def wait(self, seconds: float) -> None:
+        """Until it went or was refused, at most so long."""
+        self._future = asyncio.get_running_loop().create_future()
+        for account in self.accounts:
+            account.waiting.append(self)
+        try:
+            async with asyncio.timeout(seconds):
+                await self._future
+        except TimeoutError:
+            pass
+
+    def leave(self) -> None:
+        """Give up its place."""
+        self._leave()
+        self._permit.wake()
+
+    def _leave(self) -> None:
+        for account in self.accounts:
+            if self in account.waiting:
+                account.waiting.remove(self)

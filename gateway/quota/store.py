@@ -1,0 +1,243 @@
+"""Balances in memory: check all limits, take all; reserve a bound, settle to the truth.
+
+Rule: everything here is on the event loop's thread, so between a check and what it allows nothing
+else can come.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from gateway.config import Quota as QuotaSection
+from gateway.exchange import Caller, CallerKind
+from gateway.ports import Clock, Permit
+from gateway.quota.account import CALLER, KEY, SHARED, TEAM, Account, AccountKey, Moment, Refusal
+from gateway.quota.permit import FREE, CountedPermit
+from gateway.quota.rules import Given, Limit, at
+from gateway.quota.windows import MONEY, PERIODS, REQUESTS, TOKENS, Bounds
+
+log = logging.getLogger("gateway.quota")
+
+ACCOUNTS = 100_000  # of callers without an issued key; the one not seen for longest goes first
+NO_LIMITS: Given = {}
+NANO = 10**9  # in a dollar
+
+
+@dataclass(slots=True)
+class Figures:
+    """Since the start, by the name of the account (and the limit's kind), or of the upstream."""
+
+    rejections: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    warnings: Counter[tuple[str, ...]] = field(default_factory=Counter)
+    clamped: Counter[str] = field(default_factory=Counter)
+    exceeded: Counter[str] = field(default_factory=Counter)
+    overrun: Counter[str] = field(default_factory=Counter)  # tokens
+
+
+@dataclass(slots=True)
+class Spent:
+    """What an account used before the start, in windows that are still open: by `PERIODS`; and of
+    the last minute, (seconds ago, requests, tokens), the oldest first."""
+
+    periods: dict[tuple[str, str], int] = field(default_factory=dict)
+    minute: list[tuple[float, int, int]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One limit at one moment, money in dollars; `reset` in wall seconds, None: never."""
+
+    name: str
+    kind: str
+    limit: float
+    used: float
+    held: float
+    reset: float | None
+
+
+class Quotas:
+    """The `Quota` port, in this process's memory."""
+
+    def __init__(
+        self, section: QuotaSection, clock: Clock, bounds: Callable[[float], Bounds]
+    ) -> None:
+        """`bounds` gives the calendar's windows at a wall second."""
+        self.figures = Figures()
+        self.timed: Callable[[float], None] = _untimed  # hears how long each call waited
+        self._clock, self._find_bounds = clock, bounds
+        self._bounds = bounds(clock.now())
+        self._accounts: dict[AccountKey, Account] = {}
+        self._strangers: OrderedDict[AccountKey, None] = OrderedDict()
+        self.reconfigure(section)
+
+    def reconfigure(self, section: QuotaSection) -> None:
+        """Take a new `quota` section, from the next request on."""
+        self.section = section
+        self._default: Given = section.default.by_name
+
+    # -- the port ----------------------------------------------------------------------------------
+
+    def permit(self, caller: Caller, *, shared: bool) -> Permit:
+        """See `ports.Quota`."""
+        accounts = self._accounts_of(caller, shared)
+        return CountedPermit(self, accounts, self.moment()) if accounts else FREE
+
+    def _accounts_of(self, caller: Caller, shared: bool) -> tuple[Account, ...]:
+        grant = caller.grant
+        if caller.kind is CallerKind.ISSUED and grant is not None:
+            mine = self._account((KEY, caller.id), caller.name, grant.limits, self._default)
+            if caller.team_id is None:
+                return (mine,)
+            team, limits = caller.team or "", grant.team_limits
+            return mine, self._account((TEAM, caller.team_id), team, limits, NO_LIMITS)
+        if not self._default:
+            return ()
+        key = (SHARED, "") if shared else (CALLER, caller.id)
+        return (self._account(key, caller.name, NO_LIMITS, self._default),)
+
+    def _account(self, key: AccountKey, name: str, own: Given, default: Given) -> Account:
+        account = self._accounts.get(key)
+        if account is None:
+            account = self._accounts[key] = Account(key, self._bounds)
+        if account.shown != name:
+            account.show_as(name)
+        if key[0] == CALLER:
+            self._strangers[key] = None
+            self._strangers.move_to_end(key)
+            self._forget_strangers()
+        account.take_limits(own, default)
+        return account
+
+    def _forget_strangers(self) -> None:
+        """Callers without an issued key are anybody's to invent: their number is bounded."""
+        while len(self._strangers) > ACCOUNTS:
+            key, _ = self._strangers.popitem(last=False)
+            account = self._accounts[key]
+            if account.windows.parallel or account.waiting:
+                self._strangers[key] = None  # in use; the next one then
+            else:
+                del self._accounts[key]
+
+    # -- for permits -------------------------------------------------------------------------------
+
+    def moment(self) -> Moment:
+        """Now, and the calendar brought to it."""
+        now = Moment(self._clock.now(), self._clock.monotonic())
+        start, end = self._bounds["day"]
+        if not start <= now.wall < end:
+            self._bounds = self._find_bounds(now.wall)
+        return now
+
+    def roll(self, accounts: Iterable[Account], now: Moment) -> None:
+        """Bring the windows of these accounts to `now`."""
+        for account in accounts:
+            account.windows.roll(self._bounds, now.steady)
+
+    def refuse(self, found: Sequence[Refusal]) -> None:
+        """Count and raise the one that holds for longest, if there is one."""
+        refusal = max(found, key=lambda one: one.hardness, default=None)
+        if refusal is not None:
+            self.figures.rejections[refusal.name, refusal.kind] += 1
+            raise refusal.error
+
+    def warn(self, accounts: Iterable[Account], now: Moment) -> None:
+        """Say of which limits most is used (F9)."""
+        for account in accounts:
+            for limit, text in account.warnings(now):
+                self.figures.warnings[account.name, limit.kind] += 1
+                log.warning("%s", text)
+
+    def wake(self, accounts: Sequence[Account]) -> None:
+        """Something was given back: those that wait go on, the first come first."""
+        todo = list(accounts)
+        while todo:
+            waiting = todo.pop().waiting
+            while waiting and waiting[0].may_go():
+                first = waiting[0]
+                if not first.try_now():
+                    break
+                todo += first.accounts  # who waited behind it there may go on too
+
+    # -- the past ----------------------------------------------------------------------------------
+
+    def restore(self, spent: Mapping[AccountKey, Spent]) -> None:
+        """What was used before the start, by account; once, before the first request."""
+        now = self.moment()
+        for key, past in spent.items():
+            account = self._accounts[key] = Account(key, self._bounds, restored=True)
+            if key[0] == CALLER:
+                self._strangers[key] = None
+            for name in PERIODS:
+                account.windows.periods[name].used = past.periods.get(name, 0)
+            for ago, requests, tokens in past.minute:
+                second = int(now.steady - max(0.0, ago))
+                account.windows.minute[REQUESTS].refill(second, requests)
+                account.windows.minute[TOKENS].refill(second, tokens)
+        self._forget_strangers()
+
+    # -- telling -----------------------------------------------------------------------------------
+
+    def standing(self, kind: str, id: str, name: str, limits: Given) -> list[dict[str, Any]]:
+        """What an account (`key` or `team`) may still use, one entry for each of its limits; money
+        in dollars. `limits` are its own."""
+        account, now = self._look_at(kind, id, name, limits)
+        return [_shown(account, limit, now) for limit in account.limits]
+
+    def levels(self, kind: str, id: str, name: str, limits: Given) -> Iterator[Reading]:
+        """The same as figures for metrics, cheaply."""
+        account, now = self._look_at(kind, id, name, limits)
+        for limit in account.limits:
+            level, resets = account.level(limit), account.resets_in(limit, now)
+            scale = NANO if limit.unit == MONEY else 1
+            yield Reading(
+                account.name,
+                limit.kind,
+                limit.amount / scale,
+                level.used / scale,
+                level.held / scale,
+                None if resets is None else now.wall + resets,
+            )
+
+    def _look_at(self, kind: str, id: str, name: str, limits: Given) -> tuple[Account, Moment]:
+        default = NO_LIMITS if kind == TEAM else self._default
+        account = self._account((kind, id), name, limits, default)
+        now = self.moment()
+        self.roll([account], now)
+        return account, now
+
+    def shared_levels(self) -> Iterator[Reading]:
+        """Of what callers without an issued key share."""
+        return self.levels(SHARED, "", "", NO_LIMITS)
+
+    @property
+    def open(self) -> tuple[int, int]:
+        """Requests in flight, and all that is held of any window, of all accounts together."""
+        windows = [account.windows for account in self._accounts.values()]
+        meters = [meter for one in windows for meter in one.meters]
+        return sum(one.parallel for one in windows), sum(meter.held for meter in meters)
+
+
+def _untimed(seconds: float) -> None:
+    """Nobody asks."""
+
+
+def _shown(account: Account, limit: Limit, now: Moment) -> dict[str, Any]:
+    level, resets = account.level(limit), account.resets_in(limit, now)
+    scale = NANO if limit.unit == MONEY else 1
+
+    def figure(value: int) -> float | int:
+        return value / scale if scale > 1 else value
+
+    return {
+        "kind": limit.kind,
+        "per": limit.span,
+        "limit": figure(limit.amount),
+        "used": figure(level.used),
+        "reserved": figure(level.held),
+        "left": figure(max(0, limit.amount - level.used - level.held)),
+        "reset": None if resets is None else at(now.wall + resets),
+    }

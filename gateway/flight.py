@@ -234,7 +234,11 @@ class Flight:
 
     def _forget(self) -> None:
         pieces = self._pieces
-        slowest = min((one.position for one in self.readers), default=self.visible)
+        readers = self.readers
+        if len(readers) == 1:
+            slowest = readers[0].position
+        else:
+            slowest = min((one.position for one in readers), default=self.visible)
         count = slowest - self._first
         if count == len(pieces):
             pieces.clear()

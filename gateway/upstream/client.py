@@ -112,6 +112,7 @@ class HTTPUpstream:
         try:
             found = await self._once(request, fresh=False)
             if isinstance(found, _Failure) and found.stale:
+                request.upload = Upload(call)
                 self.stats.retries += 1
                 call.times.attempts += 1
                 found = await self._once(request, fresh=True)
@@ -150,7 +151,7 @@ class HTTPUpstream:
         )
         total = self._section.timeouts.total
         ends = None if total is None else asyncio.get_running_loop().time() + total
-        return _Request(call, head, ends)
+        return _Request(call, head, upload, ends)
 
     async def _take_turn(self, request: _Request) -> None:
         """At most `max_connections` calls at once; the others wait in line, and are seen to."""
@@ -201,7 +202,7 @@ class HTTPUpstream:
         reply = HTTPReply(
             self.name, pool.loop, self._clock, times, self._section.timeouts, request.ends
         )
-        await reply.ask(connection, request.head, Upload(call), bare=call.method == "HEAD")
+        await reply.ask(connection, request.head, request.upload, bare=call.method == "HEAD")
         if reply.headed:
             self.stats.told(dict(reply.headers))
             return reply
@@ -266,6 +267,7 @@ class _Request:
 
     call: Call
     head: bytes = field(repr=False)
+    upload: Upload
     ends: float | None
 
 

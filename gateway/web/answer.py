@@ -16,6 +16,8 @@ from gateway.web.writer import Writer
 
 log = logging.getLogger("gateway.web")
 
+SMALL: Final = 4 * 1024  # bytes; to copy them costs less than to hand them on one by one
+
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
@@ -122,9 +124,12 @@ class Answer:
             raise RuntimeError("a body byte before the head")
         writer = self._writer
         if self._chunked:
-            writer.push(b"%x\r\n" % len(data))
-            writer.push(data)
-            writer.push(b"\r\n")
+            if len(data) <= SMALL:
+                writer.push(b"%x\r\n%b\r\n" % (len(data), data))
+            else:
+                writer.push(b"%x\r\n" % len(data))
+                writer.push(data)
+                writer.push(b"\r\n")
         else:
             if self._body_left is not None:
                 self._body_left -= len(data)

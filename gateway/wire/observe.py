@@ -143,8 +143,9 @@ class StreamObserver:
         usual = self._findings.content and self._splitter.idle and are_plain(data)
         if usual and first_that_matters(data, 0) == len(data):
             self._pass_by(data)
-            return [data]
-        pieces = self._look(self._cut_up(data))
+            pieces: list[Piece] = [data]
+        else:
+            pieces = self._look(self._cut_up(data))
         if self._waiting > UNCOUNTED:
             self._count_said()
         return pieces
@@ -153,8 +154,6 @@ class StreamObserver:
         """Whole events that can matter to nobody."""
         self._events += block.count(b"\n") // 2
         self._count_later(block)
-        if self._waiting > UNCOUNTED:
-            self._count_said()
 
     def _cut_up(self, data: bytes) -> Iterator[bytes]:
         """The events that `data` completes, a row of plain ones in one piece."""

@@ -6,7 +6,8 @@ transport that keeps what is written. Counted is what runs on the loop's thread,
 Instructions of C code are not seen, so a call of C counts as a call.
 
 The ceilings in `guard.json` hold for one minor version of Python; on another one nothing is
-compared, and that is said. `python -m tests.bench.guard --rebase` writes them anew.
+compared, and that is said. `python -m tests.bench.guard --rebase` writes them anew; `--show` says
+in which functions the instructions are.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ HERE = str(Path(__file__).parent)
 SLACK = 1.10  # what harmless changes may add
 STALE = 0.80  # of a ceiling: below it, the ceiling should be lowered
 WARM, RUNS = 30, 15
+SHOWN = 40  # functions
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 Trace = Callable[[FrameType, str, Any], Any]
@@ -55,6 +57,7 @@ class Counter:
 
     def __init__(self) -> None:
         self.instructions = self.calls = self.c_calls = 0
+        self.by_code: dict[CodeType, int] = {}
         self._ours: dict[CodeType, bool] = {}
 
     def _is_counted(self, code: CodeType) -> bool:
@@ -76,6 +79,7 @@ class Counter:
     def _opcode(self, frame: FrameType, event: str, arg: Any) -> Trace:
         if event == "opcode":
             self.instructions += 1
+            self.by_code[frame.f_code] = self.by_code.get(frame.f_code, 0) + 1
         return self._opcode
 
     def profile(self, frame: FrameType, event: str, arg: Any) -> None:
@@ -130,9 +134,17 @@ class Wire(asyncio.Transport):
     close = abort
 
 
-async def counted(go: Callable[[], Awaitable[bytes]]) -> Count:
-    """The median of some runs: a timer may come due within one."""
-    found = []
+def shown(name: str, counter: Counter) -> None:
+    """Print where the instructions of one run are, by function."""
+    print(f"{name}: {counter.instructions:,} instructions")
+    for code, number in sorted(counter.by_code.items(), key=lambda pair: -pair[1])[:SHOWN]:
+        path = Path(code.co_filename)
+        print(f"  {number:6,}  {path.parent.name}/{path.name}: {code.co_qualname}")
+
+
+async def counted(go: Callable[[], Awaitable[bytes]], show: str) -> Count:
+    """The median of some runs: a timer may come due within one. `show` names what is printed."""
+    found: list[Count] = []
     for _ in range(RUNS):
         counter = Counter()
         sys.settrace(counter.trace)
@@ -145,6 +157,8 @@ async def counted(go: Callable[[], Awaitable[bytes]]) -> Count:
             await go()
         finally:
             sys.setprofile(None)
+        if show and not found:
+            shown(show, counter)
         found.append(Count(counter.instructions, counter.calls, counter.c_calls))
     return Count(
         *(
@@ -154,7 +168,7 @@ async def counted(go: Callable[[], Awaitable[bytes]]) -> Count:
     )
 
 
-async def measured(folder: Path) -> dict[str, Count]:
+async def measured(folder: Path, *, show: bool) -> dict[str, Count]:
     """A gateway comes up, answers and goes."""
     loop = asyncio.get_running_loop()
     server = await loop.create_server(upstream.Streams, "127.0.0.1", 0)
@@ -190,7 +204,7 @@ async def measured(folder: Path) -> dict[str, Count]:
                 answer = await go()
             if f"\r\nx-gateway-cache: {state}\r\n".encode() not in answer:
                 raise RuntimeError(f"{name}: {answer[:300]!r}")
-            found[name] = await counted(go)
+            found[name] = await counted(go, name if show else "")
         connection.connection_lost(None)
     server.close()
     return found
@@ -199,7 +213,7 @@ async def measured(folder: Path) -> dict[str, Count]:
 def main(arguments: list[str]) -> int:
     """Compare, or write with --rebase; 1 above a ceiling."""
     with tempfile.TemporaryDirectory(prefix="gateway-guard-") as folder:
-        found = asyncio.run(measured(Path(folder)))
+        found = asyncio.run(measured(Path(folder), show=arguments == ["--show"]))
     if arguments == ["--rebase"]:
         said = {name: vars_of(count, SLACK) for name, count in found.items()}
         CEILINGS.write_text(json.dumps({"python": PYTHON, "ceilings": said}, indent=2) + "\n")

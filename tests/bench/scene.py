@@ -112,15 +112,18 @@ class Scene:
     def fill(self, side: Side, template: str, count: int = DISTINCT, first: int = 0) -> None:
         """Ask each body once, so that all of them are kept."""
         self.say(f"{side.name} is filled")
+        side.ask(numbered(template, first))  # a first answer may take a while
         Load(template, count=count, first=first, connections=8).run(side, 1)
         for number in range(count):
             side.ask(numbered(template, first + number))
 
-    def take_turns(self, case: str, goes: Mapping[str, tuple[Side, Load | Watch]]) -> Rounds:
-        """All sides in turn; prints what each did."""
+    def take_turns(
+        self, case: str, goes: Mapping[str, tuple[Side, Load | Watch]], slow: float = 0.0
+    ) -> Rounds:
+        """All sides in turn; prints what each did. `slow`: seconds that a go takes at least."""
 
         def go(side: Side, load: Load | Watch) -> Callable[[float], Sample]:
-            return lambda seconds: load.run(side, seconds)
+            return lambda seconds: load.run(side, max(slow, seconds))
 
         ways = {name: go(side, load) for name, (side, load) in goes.items()}
         found = in_turn(

@@ -137,10 +137,10 @@ def running(command: list[str], core: int, folder: Path, name: str) -> Iterator[
             process.wait()
 
 
-def wait_for(port: int, log: Path) -> None:
+def wait_for(port: int, log: Path, within: float = PATIENCE) -> None:
     """Until somebody listens."""
     waiting = threading.Event()
-    for _ in range(int(PATIENCE / 0.02)):
+    for _ in range(int(within / 0.02)):
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return
         waiting.wait(0.02)
@@ -160,8 +160,9 @@ def python(folder: Path, name: str, core: int, *arguments: str) -> Iterator[Side
 @contextlib.contextmanager
 def nginx(folder: Path, kind: str, core: int, upstream: Side | None = None) -> Iterator[Side]:
     """nginx with one of the committed configurations; its one worker is what is measured."""
-    port, place = free_port(), folder / f"nginx-{kind}"
-    place.mkdir(exist_ok=True)
+    port = free_port()
+    place = folder / f"nginx-{kind}-{port}"
+    place.mkdir()
     text = (NGINX / f"{kind}.conf").read_text("utf-8").replace("PORT", str(port))
     text = text.replace("ANSWER", material.answer().decode())
     if upstream is not None:
@@ -171,7 +172,10 @@ def nginx(folder: Path, kind: str, core: int, upstream: Side | None = None) -> I
     command = [str(machine.which("nginx")), "-p", str(place), "-c", "nginx.conf", "-g", orders]
     with running([*command, "-e", "stderr"], core, folder, f"nginx-{kind}") as pid:
         wait_for(port, folder / f"nginx-{kind}.log")
-        yield Side(f"nginx {kind}", port, machine.children(pid)[:1])
+        waiting = threading.Event()
+        while not (workers := machine.children(pid)):  # it listens before it forks
+            waiting.wait(0.02)
+        yield Side(f"nginx {kind}", port, workers[:1])
 
 
 # The product --------------------------------------------------------------------------------------

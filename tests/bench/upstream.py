@@ -67,7 +67,7 @@ class Streams(asyncio.Protocol):
     def on_message_complete(self) -> None:
         body, self._body = self._body, b""
         self._usage = b"include_usage" in body
-        if b'"stream": true' not in body:
+        if b'"stream":true' not in body.replace(b" ", b""):  # others write it without the space
             self._transport.write(_json)
         elif b'"bulk"' in body:
             self._transport.write(_bulk[self._usage])

@@ -143,6 +143,11 @@ class JournalReader:
 
 
 _CONTENT = "SELECT content FROM records WHERE id = ?"
+# Each for itself: asked for at once, SQLite reads them all.
+_ENDS = (
+    "SELECT (SELECT min(id) FROM records), (SELECT max(id) FROM records), "
+    "(SELECT min(seq) FROM records), (SELECT max(seq) FROM records)"
+)
 _NUMBER = "SELECT seq FROM records WHERE id = ?"
 
 
@@ -151,8 +156,10 @@ def _matches(
 ) -> list[Found]:
     first = None if question.since is None else _lowest_id(question.since)
     end = None if question.until is None else _lowest_id(question.until)
-    lowest, highest = base.execute("SELECT min(id), max(id) FROM records").fetchone()
+    lowest, highest, least, most = base.execute(_ENDS).fetchone()
     if lowest is None or (end and lowest >= end) or (first and highest < first):
+        return []
+    if (before and least >= before) or (question.after and most <= question.after):
         return []
     where: list[str] = ["words MATCH ?"]
     values: list[str | int] = [_match(question.text)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -152,7 +152,12 @@ ROW = ("seq", *COLUMNS)
 def log_statement(question: LogQuestion) -> Statement:
     """Its columns are ROW."""
     where = _Where()
-    _narrow(where, question)
+    pattern = question.model is not None and "*" in question.model
+    failed = question.status is not None and question.status[0] >= 400
+    narrow = question.follow or question.key or question.cache or question.ids is not None or failed
+    _narrow(where, replace(question, model=None) if pattern else question)
+    if pattern and narrow:
+        where.add("+model GLOB ?", glob(question.model or ""))  # `+`: by the other index
     if question.status is not None:
         first, last = question.status
         if first >= 400:
@@ -169,6 +174,8 @@ def log_statement(question: LogQuestion) -> Statement:
     if question.ids is not None:
         where.add("id IN (SELECT value FROM json_each(?))", json.dumps(question.ids))
     columns = ", ".join(ROW)
+    if pattern and not narrow:
+        return _of_models(question, where, columns)
     if not question.follow:
         statement = f"SELECT {columns} FROM requests WHERE {where} ORDER BY id DESC LIMIT ?"
     elif question.after is not None:
@@ -181,6 +188,21 @@ def log_statement(question: LogQuestion) -> Statement:
             "ORDER BY seq DESC LIMIT ?) ORDER BY seq"
         )
     return statement, [*where.values, question.limit]
+
+
+def _of_models(question: LogQuestion, where: _Where, columns: str) -> Statement:
+    """Each model that matches by its own index, then the newest of all: the index of models alone
+    would give all their rows, to be sorted."""
+    pattern = question.model or ""
+    statement = (
+        "WITH RECURSIVE names (name) AS (SELECT min(model) FROM requests WHERE model >= ? "
+        "UNION ALL SELECT (SELECT min(model) FROM requests WHERE model > name) FROM names "
+        f"WHERE name IS NOT NULL) SELECT {columns} FROM names JOIN requests ON seq IN "
+        f"(SELECT seq FROM requests WHERE model = name AND {where} ORDER BY id DESC LIMIT ?) "
+        "WHERE name GLOB ? ORDER BY id DESC LIMIT ?"
+    )
+    first = pattern.partition("*")[0]
+    return statement, [first, *where.values, question.limit, glob(pattern), question.limit]
 
 
 def _lowest_id(seconds: float) -> str:

@@ -42,6 +42,8 @@ LOGS = {
     "of one key, a day": LogQuestion(key="key-3", since=BY_ROW, until=BY_ROW + DAY),
     "of one model": LogQuestion(model="model-1"),
     "of models": LogQuestion(model="model-*"),
+    "of models, an hour": LogQuestion(model="*-1", since=BY_ROW, until=BY_ROW + 3600),
+    "of models of one key": LogQuestion(model="mod*3", key="key-3"),
     "failed": LogQuestion(status=(500, 599)),
     "of one status": LogQuestion(status=(503, 503)),
     "hits": LogQuestion(cache="hit"),

@@ -129,11 +129,12 @@ def test_g6_with_bodies_off_nothing_said_is_anywhere(tmp_path, up):
 def test_g6_what_is_redacted_is_nowhere_with_bodies_on(tmp_path, up):
     section = {"bodies": True, "redact": {"members": ["q"], "patterns": ["canary[a-z]+[0-9][a-f]"]}}
     with Gateway(tmp_path, configured(up, **section)) as gateway:
-        ids = talk(gateway, up, Cookie=KEY, **{"X-My-Token": SAID["prompt"]})
+        ids = talk(gateway, up, Cookie=KEY, **{"X-My-Token": "canary-in-a-header"})
         texts = [asked(gateway, f"/admin/logs/{one}") for one in ids]
         assert all(json.loads(text)["kept"]["request"]["body"] for text in texts)
         texts.append(asked(gateway, "/admin/logs?format=jsonl&bodies=true"))
-    words = {name: word for name, word in SAID.items() if name != "image"} | {"key": KEY}
+    words = {name: word for name, word in SAID.items() if name != "image"}
+    words |= {"key": KEY, "header": "canary-in-a-header"}
     assert leaks(tmp_path, words, *texts, gateway.stderr.text) == set()
 
 

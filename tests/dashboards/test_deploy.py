@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from gateway.config import Config
-from tests.dashboards.boards import FOLDER, ROOT
+from tests.dashboards.boards import FILES, FOLDER, ROOT, variables
 
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "compose.yaml").read_text("utf-8"))
 SERVICES = COMPOSE["services"]
@@ -141,3 +141,40 @@ def test_who_waits_for_whom() -> None:
     assert PROMETHEUS["depends_on"] == ["gateway"] and GRAFANA["depends_on"] == ["prometheus"]
     drain = Config().server.drain_timeout
     assert int(GATEWAY["stop_grace_period"].removesuffix("s")) > drain
+
+
+# --- docs/dashboards.md ---------------------------------------------------------------------------
+
+PAGE = (ROOT / "docs" / "dashboards.md").read_text("utf-8")
+SHELL = re.findall(r"^```sh\n(.*?)^```", PAGE, re.M | re.S)
+
+
+def test_the_page_names_every_dashboard_and_its_question() -> None:
+    for name, board in FILES.items():
+        assert f"| {board['title']} | {board['description']} |" in PAGE
+        assert f"](pictures/{name}.png)" in PAGE
+        assert (ROOT / "docs" / "pictures" / f"{name}.png").stat().st_size < 300_000
+    assert all(f"`{name}`" in PAGE for name in variables(FILES["overview"]))
+
+
+def test_panels_that_the_page_sends_to_are_there() -> None:
+    table = PAGE.partition("| dashboard |")[2].partition("\n\n")[0]
+    titles = {panel["title"] for board in FILES.values() for panel in board["panels"]}
+    named = {one.strip("*") for one in re.findall(r"\*[^*]+\*", table)}
+    assert named
+    assert all(any(title.startswith(name) for title in titles) for name in named)
+
+
+def test_the_page_s_commands_name_what_exists() -> None:
+    commands = "\n".join(SHELL)
+    paths = re.findall(r"(?:\$PWD/|=)(dashboards[\w./]*)", commands)
+    assert len(paths) == 3 and all((ROOT / path).exists() for path in paths)
+    source, provider = "datasources/gateway.yaml", "dashboards/gateway.yaml"
+    wanted = re.findall(r"\$(\w+)", code(FOLDER / "grafana" / source))
+    wanted += re.findall(r"\$(\w+)", code(FOLDER / "grafana" / provider))
+    assert all(f"{name}=" in commands for name in wanted)
+    [config] = re.findall(r'"--config", "([^"]+)"', DOCKERFILE)
+    assert f"--config {config} --data /data" in commands
+    assert targets(load("prometheus/prometheus.yml")) == ["127.0.0.1:8081"], "as make serve has it"
+    for port in ("8080/v1", "9090", "3000"):
+        assert f"http://127.0.0.1:{port}" in PAGE

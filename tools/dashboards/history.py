@@ -290,9 +290,10 @@ def spent(day: Day, at: int, name: str, kind: str, limit: float) -> float:
         return day.minute.get(name, 0.0) * (1 if kind == "rpm" else 0.6)
     if kind == "tpm":
         return day.near(limit * 0.35, 0.2)
-    share = {"checkout-bot": 1.55, "support-agent": 0.75, "alice": 1.25, "nightly-evals": 0.7}
-    begun = 0.35 if kind == "budget" else 0.0
-    return limit * (begun + (share.get(name, 0.5) - begun) * passed)
+    share = {"checkout-bot": 1.55, "support-agent": 0.62, "alice": 0.94, "nightly-evals": 0.7}
+    if kind == "budget":  # of a week
+        passed = 1 - (day.end - at) / (7 * DAY)
+    return limit * share.get(name, 0.5) * passed
 
 
 def process(day: Day, at: int) -> None:

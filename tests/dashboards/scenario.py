@@ -13,6 +13,7 @@ import signal
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,8 @@ PRICED = ("fast-json", "fast-stream", "fast-gate", "flaky-1")
 NO_STORE = ("Cache-Control", "no-store")
 ROLE = {"index": 0, "delta": {"role": "assistant", "content": ""}}
 WORDS = [event(choices=[ROLE]), delta("Hel"), delta("lo"), finish()]
-LIMIT = 5  # requests a minute of the key that is refused
+LIMIT = 2  # requests a day of carol
+LIMITS = 4  # of all keys together
 
 
 def config(up: Scripted, closed_port: int) -> dict[str, Any]:
@@ -62,6 +64,7 @@ def config(up: Scripted, closed_port: int) -> dict[str, Any]:
     return {
         "cache": {"disk_deadline": "60s"},
         "keys": {"anonymous": "never"},
+        "quota": {"wait": "100ms", "timezone": _where_it_is_noon()},
         "models": [{"name": name, **PRICE} for name in PRICED],
         "upstreams": [
             {"name": "fast", "models": ["fast-json", "fast-stream", "fast-*"], **keyed},
@@ -75,6 +78,11 @@ def config(up: Scripted, closed_port: int) -> dict[str, Any]:
             },
         ],
     }
+
+
+def _where_it_is_noon() -> str:
+    """No day ends during the test."""
+    return f"Etc/GMT{datetime.now(UTC).hour - 12:+d}"
 
 
 @dataclass
@@ -104,9 +112,12 @@ class Scenario:
         self.sent = 0
         self._numbers = itertools.count(1)
         self.keys = {
-            "alice": self._create("alice", team="red"),
-            "bob": self._create("bob", models=["fast-*"]),
-            "carol": self._create("carol", rpm=LIMIT, team="red"),
+            "alice": self._create("alice"),
+            "bob": self._create(
+                "bob", models=["fast-*"], budget=9000, per="month", tokens_per_day=10**9
+            ),
+            "carol": self._create("carol", requests_per_day=LIMIT),
+            "dora": self._create("dora", tokens_per_day=6_000),
         }
         self._play("fast-json", reply(completion(usage=USAGE), headers=LEFT))
         self._play("fast-stream", stream([*WORDS, usage_event(USAGE), DONE]))
@@ -117,13 +128,6 @@ class Scenario:
         self._play("free-1", reply(completion(usage=USAGE)))  # without a price
 
     def _create(self, name: str, **options: Any) -> str:
-        if "team" in options:
-            admin(
-                self.gateway,
-                "POST",
-                "/admin/teams",
-                {"name": options["team"], "budget": 9000, "per": "month"},
-            )
         status, made = admin(self.gateway, "POST", "/admin/keys", {"name": name, **options})
         assert status == 200, made
         return str(made["key"])
@@ -134,7 +138,11 @@ class Scenario:
     # -- what happens ------------------------------------------------------------------------------
 
     def warm(self) -> None:
-        """One round, and what happens once: a refused configuration, a purge, a limit hit."""
+        """One round, and what happens once: a limit is reached, a call waits for what another
+        holds, a configuration is refused, the cache is purged."""
+        for _ in range(LIMIT):
+            self._ask(self._body("fast-json"), "carol", state="miss")
+        self._wait_for_what_is_held()
         self.round()
         self._refused_configuration()
         status, _ = admin(self.gateway, "POST", "/admin/cache/purge", {"all": True})
@@ -164,7 +172,23 @@ class Scenario:
         self._over_the_limit()
 
     def _over_the_limit(self) -> None:
-        """A key that has used up its requests of this minute."""
+        """A key that has used up its requests of the day."""
+        self._ask(self._body("fast-json"), "carol", status=429, called=False)
+        self.truth.rejected += 1
+
+    def _wait_for_what_is_held(self) -> None:
+        """A call for which enough is left only when another has ended; it waits for that in vain,
+        and its cap is lowered."""
+        name = "fast-gate"
+        self._play(name, [GATE, *reply(completion(usage=USAGE))])
+        with Raw(self.gateway.address) as raw:
+            raw.send(self._request(self._body(name), "dora"))
+            self.up.wait(name, "body")
+            answer = self._ask(self._body("fast-json"), "dora", state="miss")
+            assert answer.header("x-gateway-clamped")
+            self.up.go(name)
+            assert raw.answer().status == 200
+        self._count("dora")
 
     def _down_and_up(self) -> None:
         """An upstream that breaks off before a byte, and works again."""
@@ -228,6 +252,7 @@ class Scenario:
         state: str = "",
         whole: bool = False,
         failed: bool = False,
+        called: bool = True,
     ) -> Answer:
         with Raw(self.gateway.address) as raw:
             answer = raw.send(self._request(body, caller, *headers)).head()
@@ -237,7 +262,7 @@ class Scenario:
         assert not state or answer.header("x-gateway-cache") == state, answer
         self._count(caller)
         truth = self.truth
-        if status in (200, 429, 502) and state not in ("hit", "joined"):
+        if called and status in (200, 429, 502) and state != "hit":
             self._called(body["model"], caller, whole=whole, failed=failed)
         truth.failed += failed
         truth.invalid += 400 <= status < 500

@@ -23,7 +23,7 @@ from tests.dashboards.boards import (
     variables,
 )
 from tests.dashboards.prometheus import Prometheus, until
-from tests.dashboards.scenario import COST, OUTPUT, PROMPT, Scenario, Truth
+from tests.dashboards.scenario import COST, LIMITS, OUTPUT, PROMPT, Scenario, Truth
 from tests.e2e.process import Gateway
 from tests.scripted.client import Scripted
 
@@ -32,19 +32,20 @@ RENAMED = "gateway_upstream_first_byte_seconds"
 OTHER_NAME = "gateway_upstream_first_bite_seconds"
 UNPRICED_ESTIMATES = 3  # in a round: cut, left, silent
 UP = {"fast": 1, "flaky": 1, "free": 1, "down": 0}
-PENDING = {"quotas"}  # its families are not fed yet
 JOB, RENAMING_JOB = "gateway", "renaming"
 
 
 @dataclass
 class Live:
-    """What ran: `start` is before the first request, `counted` to `end` the counted rounds."""
+    """What ran: `start` is before the first request, `counted` to `end` are the counted rounds, by
+    the scrapes of one job; at `last` the other has seen them too."""
 
     prometheus: Prometheus
     truth: Truth
     start: float
     counted: float
     end: float
+    last: float
 
     def values(self, board: str, job: str = JOB) -> dict[str, str]:
         """Grafana's variables with everything chosen, the whole time shown."""
@@ -52,23 +53,25 @@ class Live:
             "datasource": "gateway-prometheus",
             "job": any_of([job]),
             "__rate_interval": "10s",
-            "__range": f"{math.ceil(self.end - self.start)}s",
+            "__range": f"{math.ceil(self.last - self.start)}s",
         }
         for name, variable in list(variables(FILES[board]).items())[2:]:
             if "allValue" in variable:
                 found[name] = variable["allValue"]
                 continue
             selector = filled(_selector(variable), found)
-            found[name] = any_of(self.prometheus.label_values(selector, name, self.start, self.end))
+            found[name] = any_of(
+                self.prometheus.label_values(selector, name, self.start, self.last)
+            )
         return found
 
     def result(self, panel: Panel, target: Any, values: dict[str, str]) -> list[list[float]]:
         """The finite values of each series that a target has."""
         expr = filled(target["expr"], values)
         if target.get("instant"):
-            found = [[one["value"]] for one in self.prometheus.instant(expr, self.end)]
+            found = [[one["value"]] for one in self.prometheus.instant(expr, self.last)]
         else:
-            course = self.prometheus.course(expr, self.start, self.end)
+            course = self.prometheus.course(expr, self.start, self.last)
             found = [one["values"] for one in course]
         numbers = [[float(value) for _, value in series] for series in found]
         return [[value for value in series if math.isfinite(value)] for series in numbers]
@@ -79,7 +82,7 @@ class Live:
         return {
             str(panel)
             for panel in PANELS
-            if not panel.may_be_empty and panel.board not in PENDING
+            if not panel.may_be_empty
             for target in panel.targets
             if not any(self.result(panel, target, values[panel.board]))
         }
@@ -146,7 +149,8 @@ def live(
             for _ in range(ROUNDS):
                 load.round()
             end = _scraped(prometheus, load.sent)
-            yield Live(prometheus, load.truth, start, counted, end)
+            last = prometheus.number("max(timestamp(gateway_build_info))")
+            yield Live(prometheus, load.truth, start, counted, end, last)
 
 
 def test_every_panel_has_values(live: Live) -> None:
@@ -170,7 +174,9 @@ def test_the_figures_are_the_driver_s(live: Live) -> None:
     truth, shown = live.truth, live.shown
     served = truth.hits + truth.joined
     told, priced = truth.told.total(), truth.priced.total()
-    assert told and priced and served and truth.failed, "the scenario has lost a part"
+    assert told and priced and served and truth.failed and truth.rejected, (
+        "the scenario has lost a part"
+    )
     wanted = {
         ("overview", "Success"): 1 - truth.failed / (truth.requests - truth.invalid),
         ("overview", "From the cache"): served / (served + truth.misses),
@@ -180,6 +186,9 @@ def test_the_figures_are_the_driver_s(live: Live) -> None:
         ("cost", "Input tokens"): told * PROMPT,
         ("cost", "Output tokens"): told * OUTPUT,
         ("cost", "Calls without a price"): told - priced + UNPRICED_ESTIMATES * ROUNDS,
+        ("quotas", "Refused for a limit"): truth.rejected,
+        ("quotas", "Limits"): LIMITS,
+        ("quotas", "Limits used up"): 1,
         ("cache", "Saved"): served * COST,
         ("cache", "Bill smaller by"): served / (served + priced),
         ("cache", "From the cache"): served / (served + truth.misses),

@@ -279,7 +279,7 @@ def test_the_admin_plane(start: Start) -> None:
         for method, path in (("GET", "/admin/keys"), ("DELETE", "/admin/keys/alice")):
             assert admin(gateway, method, path, Authorization=f"Bearer {token}")[0] == 401
     assert admin(gateway, "DELETE", "/admin/keys/alice", Origin="https://evil.example")[0] == 403
-    assert admin(gateway, "POST", "/admin/teams", {"name": "red", "tpm": 5})[1]["tpm"] == 5
+    assert admin(gateway, "POST", "/admin/teams", {"name": "red", "tpm": 9000})[1]["tpm"] == 9000
     assert admin(gateway, "PATCH", "/admin/keys/alice", {"team": "red"})[1]["team"] == "red"
     assert admin(gateway, "DELETE", "/admin/teams/red")[0] == 409
     status, rotated = admin(gateway, "POST", "/admin/keys/alice/rotate", {})

@@ -73,11 +73,13 @@ def test_the_page_s_commands_work_as_printed(tmp_path: Path) -> None:
             told[command] = user.types(line)
             if command == "gateway logs --key alice":
                 user.seen["01K..."] = str(re.search(r"\b[0-9A-Z]{26}\b", told[command])[0])  # type: ignore[index]
-        said, usage, logs, one, rotated, copied, revoked = told.values()
+        said, usage, logs, one, kept, found, rotated, copied, revoked = told.values()
         assert said == "hello"
         assert [line.split()[:3] for line in usage.splitlines()[1:]] == [["alice", "echo", "1"]]
         assert re.search(r" alice +echo +200 +ok +miss ", logs)
         assert re.search(rf"^id +{user.seen['01K...']}$", one, re.M)
+        assert re.search(r"^log_bodies +on$", kept, re.M)
+        assert "echo" not in found  # it came before anything was kept
         new = str(re.search(r"gw_\w{43}", rotated)[0])  # type: ignore[index]
         assert "keys.db" in copied and "ledger.db" in copied
         assert re.search(r"^state +revoked$", revoked, re.M)

@@ -35,6 +35,7 @@ RANDOM = 300
 SILENT = {
     *(spec.name for spec in TABLE if "quota" in spec.name),
     "gateway_ledger_errors_total",
+    "gateway_journal_errors_total",
     "gateway_metric_series_capped_total",
     "gateway_cache_bypass_total",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -60,6 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # all that is started inherits it
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that what was started ends too
     names = options.cases or [name for name in (*CASES, *OTHERS) if name not in LONG]
     began = time.perf_counter()
     scene = measure([name for name in names if name in CASES], options)

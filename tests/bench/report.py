@@ -63,6 +63,8 @@ METHOD = """\
 - The ratio of two programs on one machine carries over to another machine roughly, a rate does not.
 - CPU is dearer while neighbours share the caches of a virtual machine: rounds in turn spread that
   over both sides, and the spread shows what is left of it. Latencies (p50, p99) suffer most.
+- A row whose sides had much less than their core ("of its core" below) was measured beside other
+  work: its ratio of CPU holds; its rates, times and start-up are the neighbours' as well.
 - wrk waits for each answer before it asks again on a connection: its p99 is that of a closed loop.
 - The gateway's threads (ledger, access log, disk) share its one core here. A second core for them
   would help it and none of the references.

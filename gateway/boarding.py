@@ -24,7 +24,7 @@ from gateway.entry import Entry, Recording, Ticket
 from gateway.exchange import NO_USAGE, CacheState, Caller, Grant, Summary
 from gateway.flight import Flight
 from gateway.forms import Forms, Replay, recorded
-from gateway.leash import Leash
+from gateway.leash import Leash, own_task
 from gateway.ports import Cache, ClientGone, Clock, Upstream
 from gateway.trip import Trip
 from gateway.upstream.headers import SEMANTIC_PREFIXES
@@ -174,7 +174,8 @@ class Boarding:
             return None
         entry = self.cache.find(plan.key)
         if entry is None:
-            entry = await self.cache.fetch(plan.key)
+            await own_task()
+            entry = await self.cache.fetch(plan.key)  # looks in memory once more
         replay = None
         if entry is not None:
             now, max_age = self._clock.now(), plan.wish.max_age

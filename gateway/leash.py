@@ -1,9 +1,40 @@
-"""Breaking off one awaited section of a task from a callback. asyncio, no I/O, no own task."""
+"""Breaking off one awaited section of a task from a callback; and what comes into a task late.
+asyncio, no I/O, no own task.
+
+A request is begun without a task, since most need none (design.md, "One path for everything").
+"""
 
 from __future__ import annotations
 
 import asyncio
-from types import TracebackType
+from collections.abc import Coroutine, Generator
+from types import TracebackType, coroutine
+from typing import Any
+
+
+@coroutine
+def own_task() -> Generator[None, None, None]:
+    """Go on in a task of one's own: for timeouts and leashes. Nothing to do where there is one."""
+    if asyncio.current_task() is None:
+        yield
+
+
+@coroutine
+def resumed(begun: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, Any, None]:
+    """The rest of a coroutine that waits for `awaited` and was begun outside of a task."""
+    try:
+        while True:
+            try:
+                got = yield awaited
+            except GeneratorExit:
+                begun.close()
+                raise
+            except BaseException as error:
+                awaited = begun.throw(error)
+            else:
+                awaited = begun.send(got)
+    except StopIteration:
+        return
 
 
 class Leash:

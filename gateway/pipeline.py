@@ -37,14 +37,8 @@ from gateway.exchange import CacheState, Caller, Exchange, HeaderList, Outcome
 from gateway.flight import Flight, Reader
 from gateway.house import House
 from gateway.keys.rules import may_use
-from gateway.leash import Leash
-from gateway.ports import (
-    Ask,
-    Call,
-    Client,
-    ClientGone,
-    Upstream,
-)
+from gateway.leash import Leash, own_task
+from gateway.ports import Ask, Call, Client, ClientGone, Upstream
 from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.headers import is_loop
 from gateway.upstream.rules import choose
@@ -185,6 +179,7 @@ class Pipeline:
 
     async def _relay(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
+        await own_task()
         caller = self._admit(trip)
         body, trip.model = await house.calls.body_of(ask, house.body_limit, house.upload_limit)
         trip.keep(house.journal, body if isinstance(body, bytes) else None)
@@ -254,6 +249,7 @@ class Pipeline:
             trip.cache, trip.cache_reason = CacheState.MISS, None  # no answer that was not kept
             raise NotCached("Nothing is kept for this request, and only-if-cached makes no call.")
         trip.permit.count()
+        await own_task()
         flight = boarding.find_flight(plan)
         return flight is not None and await self._join(trip, flight, plan)
 

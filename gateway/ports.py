@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from gateway.entry import CacheStats, Entry, Selector, Ticket
 from gateway.exchange import (
@@ -95,6 +95,28 @@ class Client(Protocol):
         a cut."""
 
 
+class Shared:
+    """What was found out about a head's fields: kept for all requests with the same head."""
+
+    __slots__ = ("index", "said")
+
+    def __init__(self) -> None:
+        self.index: dict[str, str] | None = None
+        self.said: Any = None  # what the pipeline read in them (`said.py`)
+
+    def header(self, headers: HeaderList, name: str) -> str | None:
+        """The value of one header by lower-case name; several are joined by ', ' (RFC 9110 section
+        5.3)."""
+        if name == "content-length":  # the one field in which such requests may differ
+            return next((value for key, value in headers if key == name), None)
+        if self.index is None:
+            index: dict[str, str] = {}
+            for key, value in headers:
+                index[key] = f"{index[key]}, {value}" if key in index else value
+            self.index = index
+        return self.index.get(name)
+
+
 @dataclass(slots=True)
 class Ask:
     """One request as the web layer read it: head and body, no meaning yet.
@@ -113,17 +135,11 @@ class Ask:
     client: str
     cors: HeaderList = field(default_factory=list)  # goes into every answer's head
     context: TraceContext | None = None  # its place in a trace, where traces are on
-    _index: dict[str, str] | None = field(default=None, repr=False)
+    shared: Shared = field(default_factory=Shared, repr=False)
 
     def header(self, name: str) -> str | None:
-        """The value of one header by lower-case name; several are joined by ', ' (RFC 9110 section
-        5.3)."""
-        if self._index is None:
-            index: dict[str, str] = {}
-            for key, value in self.headers:
-                index[key] = f"{index[key]}, {value}" if key in index else value
-            self._index = index
-        return self._index.get(name)
+        """The value of one header by lower-case name, all of that name joined."""
+        return self.shared.header(self.headers, name)
 
 
 # The upstream's side ------------------------------------------------------------------------------

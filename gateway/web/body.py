@@ -113,14 +113,14 @@ class RequestBody:
         """
         self._check(limit)
         self._reserve(self.received if self.length is None else self.length)
-        self._ask()  # what answers 100 Continue: only what will be taken is asked for
         if not self._eof:
+            self._ask()  # what answers 100 Continue: only what will be taken is asked for
             self._high = None
             await self._wait()
             if self._error is not None:
                 raise self._error
         data, self._data = self._data, b""
-        return bytes(data)
+        return data if type(data) is bytes else bytes(data)
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it comes, never more than about 256 KiB of it here; errors as in `read`."""
@@ -152,7 +152,7 @@ class RequestBody:
                 self._feeder.body_asked()
 
     def _too_large(self) -> bool:
-        return max(self.received, self.length or 0) > self._limit
+        return self.received > self._limit or (self.length or 0) > self._limit
 
     def _reserve(self, size: int) -> None:
         more = size - self.reserved

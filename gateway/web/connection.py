@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, cast
 from gateway.errors import GatewayError, Overloaded, RequestTimeout
 from gateway.ports import ClientGone
 from gateway.web.answer import Answer
-from gateway.web.body import Budget, RequestBody
+from gateway.web.body import RequestBody
 from gateway.web.deadlines import Deadlines
 from gateway.web.parser import Request, RequestParser
 from gateway.web.writer import Writer
@@ -53,6 +53,7 @@ class Connection(asyncio.Protocol):
         self._deadlines: Deadlines
         self._body: RequestBody | None = None
         self._answer: Answer | None = None
+        self.budget = plane.budget  # of all bodies together
         self._broken = False  # what comes cannot be parsed any more
         self._idle = False  # between two requests
         self._rest = bytearray()  # what follows the current request
@@ -186,6 +187,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self) -> Request:
         parser, settings = self._parser, self._plane.settings
+        head = parser.head
         self._state = _BUSY
         self._idle = False
         self._deadlines.send_any_time()
@@ -199,12 +201,10 @@ class Connection(asyncio.Protocol):
         self._answer = Answer(
             self,
             self._writer,
-            head_request=parser.method == "HEAD",
-            version_10=parser.version == "1.0",
+            head_request=head.method == "HEAD",
+            version_10=head.version == "1.0",
         )
-        return Request(
-            parser, self._body, peer=self._peer, started=self._started, secure=self._secure
-        )
+        return Request(head, parser.headers, self._body, self._peer, self._started, self._secure)
 
     def _ended(self) -> None:
         """The handler has returned, or was not asked."""
@@ -238,11 +238,6 @@ class Connection(asyncio.Protocol):
         answer.send(*self._plane.render(error))
 
     # For the body --------------------------------------------------------------------------------
-
-    @property
-    def budget(self) -> Budget:
-        """The budget of all bodies together."""
-        return self._plane.budget
 
     def body_asked(self) -> None:
         """Somebody wants the body: RFC 9110 section 10.1.1."""
@@ -278,7 +273,7 @@ class Connection(asyncio.Protocol):
     def persistent(self) -> bool:
         """Another request may follow the current one on this connection."""
         parser = self._parser
-        return parser.complete and parser.keep_alive and not self._plane.draining
+        return parser.complete and parser.head.keep_alive and not self._plane.draining
 
     def date(self) -> str:
         """The Date header, with its end of line."""

@@ -5,16 +5,22 @@ where a request can end: after a blank line, or after the last byte that Content
 What follows stays unparsed until the answer is out: who pipelines makes us hold bytes, not objects.
 
 What llhttp lets through and RFC 9112 does not is refused here; framing in doubt is never guessed.
+
+Clients send the same head again and again, but for the digits of its Content-Length. Reading a head
+depends on its bytes alone, so one that was read before, byte for byte, is not read again; its body
+is then counted, as Content-Length says, without llhttp.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 import httptools
 
 from gateway.errors import ExpectationFailed, GatewayError, InvalidRequest, UpgradeNotSupported
 from gateway.exchange import HeaderList
+from gateway.ports import Shared
 from gateway.web.body import RequestBody
 
 HEAD_LIMIT: Final = 64 * 1024  # bytes of request line and headers together
@@ -28,53 +34,85 @@ _BLANK_LINE: Final = b"\r\n\r\n"
 _FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "expect"})
 _NOT_IN_HOST: Final = frozenset(" \t/\\?#@,;<>\"'{}|^`")
 
+_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+_REMEMBERED: Final = 1024  # heads
+_REMEMBERED_SIZE: Final = 4 * 1024  # bytes of one
+
 # Names as they come, in lower case: clients repeat a few dozen. Bounded, for they choose the names.
 _names: dict[bytes, str] = {}
+# Heads that were read, by their bytes without the digits of Content-Length; the oldest goes first.
+_heads: dict[bytes, Head] = {}
+
+
+class Head:
+    """A head that was read, for all requests that begin with it. Never changed.
+
+    `headers`: lower-case names, latin-1 values, in the order they came. `target` is what the
+    request line said; `path` (without the query) and `query` are raw, of an absolute target too.
+    `length_at`: the place of Content-Length among them, whose value may be another request's.
+    """
+
+    __slots__ = (
+        *("headers", "keep_alive", "length_at", "method", "path", "query", "shared"),
+        *("target", "version"),
+    )
+
+    def __init__(self, method: str, target: str, version: str, headers: HeaderList) -> None:
+        self.method, self.target, self.version, self.headers = method, target, version, headers
+        self.path = self.query = ""
+        self.keep_alive = False  # the client would send another request
+        self.length_at = -1
+        self.shared = Shared()
 
 
 class Request:
     """One request: its head, and its body still to be read.
 
-    `headers`: lower-case names, latin-1 values, in the order they came. `target` is what the
-    request line said; `path` (without the query) and `query` are raw, of an absolute target too.
-    `peer` is the socket's address; `started` is when the first byte was seen, in monotonic seconds;
-    `secure` means TLS.
+    `headers` are its own. `peer` is the socket's address; `started` is when the first byte was
+    seen, in monotonic seconds; `secure` means TLS.
     """
 
-    __slots__ = (
-        "body",
-        "headers",
-        "method",
-        "path",
-        "peer",
-        "query",
-        "secure",
-        "started",
-        "target",
-        "version",
-    )
+    __slots__ = ("body", "head", "headers", "peer", "secure", "started")
 
     def __init__(
-        self, parser: RequestParser, body: RequestBody, *, peer: str, started: float, secure: bool
+        self,
+        head: Head,
+        headers: HeaderList,
+        body: RequestBody,
+        peer: str,
+        started: float,
+        secure: bool,
     ) -> None:
-        self.method = parser.method
-        self.target = parser.target
-        self.path = parser.path
-        self.query = parser.query
-        self.version = parser.version
-        self.headers = parser.headers
+        self.head = head
+        self.headers = headers
         self.body = body
         self.peer = peer
         self.started = started
         self.secure = secure
 
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def target(self) -> str:
+        return self.head.target
+
+    @property
+    def path(self) -> str:
+        return self.head.path
+
+    @property
+    def query(self) -> str:
+        return self.head.query
+
+    @property
+    def version(self) -> str:
+        return self.head.version
+
     def header(self, name: str) -> str | None:
         """A header by lower-case name; several are joined by ', ' (RFC 9110 section 5.3)."""
-        found = None
-        for key, value in self.headers:
-            if key == name:
-                found = value if found is None else f"{found}, {value}"
-        return found
+        return self.head.shared.header(self.headers, name)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.path}>"
@@ -83,10 +121,28 @@ class Request:
 class RequestParser:
     """Feed it bytes; it stops after a head (`ready`) and at a request's end (`complete`)."""
 
+    head: Head  # from `ready` on
+
     def __init__(self) -> None:
         self._http = httptools.HttpRequestParser(self)
-        self.method = self.target = self.path = self.query = self.version = ""
         self.next()
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def target(self) -> str:
+        return self.head.target
+
+    @property
+    def version(self) -> str:
+        return self.head.version
+
+    @property
+    def keep_alive(self) -> bool:
+        """The client would send another request."""
+        return self.head.keep_alive
 
     def next(self) -> None:
         """Get ready for the next request of this connection."""
@@ -94,7 +150,6 @@ class RequestParser:
         self.body: RequestBody | None = None  # where body bytes go; set between head and body
         self.ready = False  # the head is whole
         self.complete = False  # the request is whole
-        self.keep_alive = False  # the client would send another one
         self.expect_continue = False
         self.length: int | None = 0  # declared; None when chunked
         self.head_bytes = 0  # taken so far
@@ -103,6 +158,7 @@ class RequestParser:
         self._fault: GatewayError | None = None
         self._tail = b""  # the last three bytes, where a blank line may have begun
         self._wire_left = 0  # declared body bytes still to come
+        self._recalled = False  # llhttp has not seen this request
         self._overhead = 0
 
     def feed(self, data: bytes) -> bytes:
@@ -110,6 +166,8 @@ class RequestParser:
 
         Raises GatewayError where this is not HTTP/1; the parser is of no use after that.
         """
+        if not self.head_bytes and self._recall(data):
+            return data[self.head_bytes :]
         step = self._feed_body if self.ready else self._feed_head
         more = True
         while data and more:
@@ -142,12 +200,18 @@ class RequestParser:
             return True
         self._tail = b""
         self._wire_left = self.length or 0
+        if self.head_bytes == len(piece) <= _REMEMBERED_SIZE:
+            self._remember(piece)
         return False
 
     def _feed_body(self, piece: bytes) -> bool:
         """Take bytes of the body, its chunk sizes and trailers; True while more belong to it."""
         if self._wire_left:
             self._wire_left -= len(piece)
+            if self._recalled:
+                self.on_body(piece)
+                self.complete = not self._wire_left
+                return not self.complete
         else:
             self._overhead += len(piece)
         self._feed(piece)
@@ -168,6 +232,42 @@ class RequestParser:
             self._tail = piece[-3:]
         else:
             self._tail = (self._tail + piece)[-3:]
+
+    # Heads that came before ----------------------------------------------------------------------
+
+    def _recall(self, data: bytes) -> bool:
+        """Is this a whole head that was read before; then it is ready."""
+        end = data.find(_BLANK_LINE) + 4
+        if not 4 <= end <= _REMEMBERED_SIZE:
+            return False
+        template, digits = _template(data, end)
+        head = _heads.get(template)
+        if head is None:
+            return False
+        self.head, self.headers, self.head_bytes = head, head.headers, end
+        if digits:
+            self.headers = head.headers.copy()
+            self.headers[head.length_at] = ("content-length", digits.decode())
+            self.length = self._wire_left = int(digits)
+        self.ready = self._recalled = True
+        self.complete = not self._wire_left
+        return True
+
+    def _remember(self, piece: bytes) -> None:
+        """Keep the head that has just been read, if a request that begins with the same bytes is
+        bound to be the same: no line of it is folded or hidden, and its body is counted."""
+        head, declared = self.head, (self._fields or {}).get("content-length", "")
+        template, digits = _template(piece, len(piece))
+        lines = piece.count(b"\n") == piece.count(b"\r\n") == len(self.headers) + 2
+        if self.length is None or self.expect_continue or not lines:
+            return
+        if not piece.endswith(_BLANK_LINE) or digits.decode() != declared:
+            return
+        if digits:
+            head.length_at = [name for name, _ in self.headers].index("content-length")
+        if len(_heads) >= _REMEMBERED:
+            del _heads[next(iter(_heads))]
+        _heads[template] = head
 
     # Called by httptools -------------------------------------------------------------------------
 
@@ -191,10 +291,10 @@ class RequestParser:
 
     def on_headers_complete(self) -> None:
         http = self._http
-        self.version = http.get_http_version()
-        self.method = http.get_method().decode("ascii")
-        self.target = self._url.decode("latin-1")
-        if self.version not in {"1.0", "1.1"}:
+        version = http.get_http_version()
+        target = self._url.decode("latin-1")
+        head = Head(http.get_method().decode("ascii"), target, version, self.headers)
+        if version not in {"1.0", "1.1"}:
             self._refuse(InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here."))
         if http.should_upgrade():
             self._refuse(
@@ -202,9 +302,10 @@ class RequestParser:
                     "There is no tunnel and no protocol to upgrade to. Send a plain request."
                 )
             )
-        self._check_framing(self._fields or {})
-        self._split_target(self.target)
-        self.keep_alive = self.version == "1.1" and http.should_keep_alive()
+        self._check_framing(self._fields or {}, modern=version == "1.1")
+        head.path, head.query = self._split_target(target)
+        head.keep_alive = version == "1.1" and http.should_keep_alive()
+        self.head = head
         self.ready = True
 
     def on_body(self, data: bytes) -> None:
@@ -229,9 +330,8 @@ class RequestParser:
             self._refuse(InvalidRequest(f"There is more than one {key.title()} header."))
         fields[key] = value
 
-    def _check_framing(self, fields: dict[str, str]) -> None:
+    def _check_framing(self, fields: dict[str, str], *, modern: bool) -> None:
         """Host, Transfer-Encoding, Content-Length and Expect (RFC 9112 sections 3.2, 6.1, 6.3)."""
-        modern = self.version == "1.1"
         host = fields.get("host")
         if host is None:
             if modern:
@@ -255,7 +355,7 @@ class RequestParser:
                 self._refuse(ExpectationFailed("The only expectation met here is '100-continue'."))
             self.expect_continue = True
 
-    def _split_target(self, target: str) -> None:
+    def _split_target(self, target: str) -> tuple[str, str]:
         """Path and query of an origin, absolute or asterisk target (RFC 9112 section 3.2)."""
         if "#" in target:
             self._refuse(InvalidRequest("A request target has no fragment ('#')."))
@@ -267,7 +367,18 @@ class RequestParser:
             target = rest[start:]
             if not target.startswith("/"):
                 target = f"/{target}"
-        self.path, _, self.query = target.partition("?")
+        path, _, query = target.partition("?")
+        return path, query
+
+
+def _template(data: bytes, end: int) -> tuple[bytes, bytes]:
+    """The head of `data`, which ends at `end`, without the digits of its Content-Length; and
+    these."""
+    found = _LENGTH.search(data, 0, end)
+    if found is None:
+        return data[:end], b""
+    at, to = found.span(1)
+    return data[:at] + data[to:end], found[1]
 
 
 def _learn(name: bytes) -> str:

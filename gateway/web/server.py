@@ -1,6 +1,7 @@
 """The data plane's HTTP/1.1 server: it accepts, counts, drains and closes, and knows no route.
 
-Rule: each request becomes one call of the handler, in one task that is held here until it returns.
+Rule: each request becomes one call of the handler. What can be answered at once is answered in the
+connection's own callback; who has to wait goes on in a task, which is held here until it returns.
 It is our own, over httptools: aiohttp's `web.Server` never answers `Expect: 100-continue`, takes an
 Upgrade for a plain GET, bounds no slow body and has one deadline for all (docs/architecture.md).
 """
@@ -21,6 +22,7 @@ from typing import Final
 from gateway.config import Server
 from gateway.errors import GatewayError, InternalError, Overloaded
 from gateway.exchange import HeaderList
+from gateway.leash import resumed
 from gateway.ports import ClientGone, Clock
 from gateway.web.answer import Answer
 from gateway.web.body import Budget
@@ -31,6 +33,7 @@ from gateway.web.writer import Flusher
 log = logging.getLogger("gateway.web")
 
 Handler = Callable[[Request, Answer], Awaitable[None]]
+"""Begun outside of a task: whoever needs one waits for `leash.own_task` first."""
 Render = Callable[[GatewayError], tuple[int, HeaderList, bytes]]
 
 BACKLOG: Final = 1024  # connections that the kernel keeps until they are accepted
@@ -161,10 +164,22 @@ class DataPlane:
             self._fail(answer, Overloaded("Too many requests are in flight.", retry_after=1))
             ended()
             return
-        task = self.loop.create_task(self._run(request, answer, ended))
+        answering = self._run(request, answer, ended)
+        try:
+            awaited = answering.send(None)
+        except StopIteration:
+            return
+        going_on = answering if awaited is None else resumed(answering, awaited)
+        task = self.loop.create_task(going_on)
         self._tasks.add(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._look_whether_quiet()
 
     async def _run(self, request: Request, answer: Answer, ended: Callable[[], None]) -> None:
+        """Hold out to the end of an answer, whatever comes. Never raises but for a cancel."""
         try:
             await self.handler(request, answer)
             if not answer.done and not answer.gone:
@@ -180,13 +195,9 @@ class DataPlane:
             log.exception("%r failed", request)
             self._fail(answer, InternalError("The gateway failed. Its log says why."))
         finally:
-            answer.abort()  # nothing to do where it has ended
+            if not answer.done:
+                answer.abort()
             ended()
-            task = asyncio.current_task()
-            assert task is not None
-            self._tasks.discard(task)
-            if self._quiet is not None:
-                self.loop.call_soon(self._look_whether_quiet)
 
     def _fail(self, answer: Answer, error: GatewayError) -> None:
         if answer.started:

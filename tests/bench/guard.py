@@ -101,7 +101,8 @@ class Wire(asyncio.Transport):
     async def ask(self, connection: Connection, request: bytes) -> bytes:
         """One request and its whole answer."""
         self._written, self._whole = b"", asyncio.get_running_loop().create_future()
-        connection.data_received(request)
+        # As the loop does it: not from within a task.
+        asyncio.get_running_loop().call_soon(connection.data_received, request)
         return await self._whole
 
     def write(self, data: Any) -> None:

@@ -27,8 +27,10 @@ setup: $(STAMPS)/dev $(OLD)/.stamp $(STAMPS)/servers  ## Set up all that `make t
 # --- prove ----------------------------------------------------------------------------------------
 
 .PHONY: test
+# Most tests wait for processes and sockets, so three at a time keep two cores busy. A file's tests stay
+# together: they share what its fixtures start.
 test: setup  ## Set up, then run all tests but the long ones (ARGS='-k name' adds arguments)
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile $(ARGS)
 
 .PHONY: check check-lint check-format check-types check-layers check-generated check-cost
 check: check-lint check-format check-types check-layers check-generated check-cost  ## Lint, format, types, layers, generated files, cost of a request (-k: all of them, whatever fails)

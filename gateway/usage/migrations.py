@@ -89,13 +89,19 @@ def m002_quotas(connection: sqlite3.Connection) -> None:
     connection.execute(_trigger(FIGURES))
 
 
+def m003_batches(connection: sqlite3.Connection) -> None:
+    """Sums are added up once for a batch of rows, by its writer (`sums.py`), no longer by a trigger
+    for each row."""
+    connection.execute("DROP TRIGGER requests_booked")
+
+
 _QUOTA_COLUMNS = ("counted", "counted_tokens", "clamped", "bound_exceeded")
 _QUOTA_FIGURES = ("counted", "counted_tokens")
 _ALL_TOKENS = "counted_tokens = prompt_tokens + completion_tokens"
 
 # A request that no upstream was chosen for counts under no model: its name is anybody's guess, and
 # sums are kept for ever.
-_NAMES = {
+NAMES = {
     "key_id": "NEW.key_id",
     "key": "NEW.key",
     "team_id": "ifnull(NEW.team_id, '')",
@@ -105,7 +111,7 @@ _NAMES = {
     "tags": "ifnull(NEW.tags, '')",
 }
 _TOKENS = "NEW.prompt_tokens + NEW.completion_tokens"
-_ADDED = {
+ADDED = {
     "requests": "NEW.corrects IS NULL",
     "prompt_tokens": "NEW.prompt_tokens",
     "completion_tokens": "NEW.completion_tokens",
@@ -122,8 +128,8 @@ _ADDED = {
 
 
 def _trigger(figures: Sequence[str]) -> str:
-    same = " AND ".join(f"{name} = {value}" for name, value in _NAMES.items())
-    added = ", ".join(_ADDED[name] for name in figures)
+    same = " AND ".join(f"{name} = {value}" for name, value in NAMES.items())
+    added = ", ".join(ADDED[name] for name in figures)
     sums = ", ".join(f"{name} = {name} + excluded.{name}" for name in figures)
     quarter = "NEW.at / 900000"
     # Times before the calendar count by UTC: nothing is booked there but in tests.
@@ -140,7 +146,7 @@ def _trigger(figures: Sequence[str]) -> str:
 
     return (
         "CREATE TRIGGER requests_booked AFTER INSERT ON requests BEGIN "
-        f"INSERT INTO series ({', '.join(SERIES)}) VALUES ({', '.join(_NAMES.values())}) "
+        f"INSERT INTO series ({', '.join(SERIES)}) VALUES ({', '.join(NAMES.values())}) "
         "ON CONFLICT DO NOTHING; "
         + add("quarters", "quarter", quarter)
         + add("days", "first", first)
@@ -148,7 +154,7 @@ def _trigger(figures: Sequence[str]) -> str:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_quotas)
+MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_quotas, m003_batches)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -21,7 +21,7 @@ from zoneinfo import ZoneInfo
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage.calendar import QUARTER, day_of, window_starts
-from gateway.usage.file import HELD, reservation
+from gateway.usage.file import reservation
 from gateway.usage.ledger import NAME
 from gateway.usage.migrations import FIGURES, MIGRATIONS, LedgerError, refuse_newer, version_of
 from gateway.usage.questions import (
@@ -31,6 +31,7 @@ from gateway.usage.questions import (
     log_statement,
     usage_statement,
 )
+from gateway.usage.rows import HELD
 
 THREADS = 2
 FRESH = 2.0  # seconds that a question waits for rows that are on their way
@@ -214,7 +215,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
             at = datetime.fromtimestamp(value / 1000, UTC).isoformat(timespec="milliseconds")
             shown["time"] = at.replace("+00:00", "Z")
         elif name.endswith("_ms"):
-            ms[name.removesuffix("_ms")] = value
+            ms[name.removesuffix("_ms")] = value and round(value, 3)
         elif name.endswith("_nano"):
             shown[name.removesuffix("_nano") + "_usd"] = dollars(value)
         elif name == "tags":

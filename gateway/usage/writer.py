@@ -19,11 +19,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
+from msgspec import Struct
+
 from gateway.config import Durability, Usage
 from gateway.ports import Clock
-from gateway.usage.file import SLICE, LedgerFile, encode, is_environment
+from gateway.usage.file import SLICE, LedgerFile, is_environment
 from gateway.usage.migrations import LedgerError
-from gateway.usage.rows import row_of_lost
+from gateway.usage.rows import Row, row_of_lost
 from gateway.usage.rules import after_crash
 
 log = logging.getLogger("gateway.usage")
@@ -39,13 +41,12 @@ Done = Callable[[bool], None]
 Tell = Callable[[bool, Sequence[Done]], None]
 
 
-@dataclass(slots=True)
-class Item:
-    """Something to be written, as `file.encode` writes it; `text` None: all that came before it.
-    `done` None: nobody waits. `held`: a reservation."""
+class Item(Struct, gc=False):
+    """Something to be written; `row` None: all that came before it. `done` None: nobody waits.
+    `held`: a reservation."""
 
     id: str
-    text: bytes | None
+    row: Row | None
     done: Done | None = None
     held: bool = False
     number: int = 0  # in the order in which they were taken
@@ -149,7 +150,7 @@ class Writer:
         found = self._file.left_open(self._boot)
         for held in found:
             row = row_of_lost(held, *after_crash(self.section.after_crash, held))
-            self._keep(Item(held.id, encode(row)))
+            self._keep(Item(held.id, row))
         self.figures.recovered = len(found)
         if found:
             log.warning("%d calls were open when the gateway died; booked as estimates", len(found))
@@ -174,8 +175,9 @@ class Writer:
             self._take_rest()
 
     def _take_rest(self) -> None:
-        for _ in range(self._queue.qsize()):
-            self._take(0.0)
+        take, keep = self._queue.get_nowait, self._keep
+        for _ in range(self._queue.qsize()):  # nobody else takes from it
+            keep(take())
 
     def _may_linger(self) -> bool:
         busy = self._awaited or self._flushes or self._retry_at or self._close_at
@@ -197,13 +199,13 @@ class Writer:
             item = self._queue.get(timeout=timeout) if timeout > 0 else self._queue.get_nowait()
         except queue.Empty:
             return False
-        if not isinstance(item, Item):
-            self._close_at = item
-            return True
         self._keep(item)
         return True
 
-    def _keep(self, item: Item) -> None:
+    def _keep(self, item: Item | float) -> None:
+        if not isinstance(item, Item):
+            self._close_at = item
+            return
         self._taken += 1
         item.number = self._taken
         if item.held:
@@ -211,7 +213,7 @@ class Writer:
                 self._held[item.id] = item
             return
         self._awaited |= item.done is not None
-        if item.text is not None and item.id not in self._rows:
+        if item.row is not None and item.id not in self._rows:
             self._held.pop(item.id, None)  # settled before it was written
             self._rows[item.id] = item
         elif item.done is not None:  # a row that is given twice is written once
@@ -248,9 +250,9 @@ class Writer:
     def _insert(self, rows: list[tuple[str, Item]], held: list[tuple[str, Item]]) -> None:
         """Commit all of it; in halves, where some of it can never be written."""
         try:
-            self._file.insert(_texts(rows), _texts(held))
+            self._file.insert(_rows_of(rows), _rows_of(held))
             self.figures.written += len(rows)
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, ValueError, OverflowError) as error:
             if is_environment(error):
                 raise
             if len(rows) + len(held) == 1:
@@ -305,8 +307,8 @@ class Writer:
                 self._file.keep_calendar(wall)
 
 
-def _texts(items: list[tuple[str, Item]]) -> list[bytes]:
-    return [item.text for _, item in items if item.text is not None]
+def _rows_of(items: list[tuple[str, Item]]) -> list[Row]:
+    return [item.row for _, item in items if item.row is not None]
 
 
 def _words(error: BaseException) -> str:

@@ -65,7 +65,6 @@ def fill(data: Path) -> None:
     asyncio.run(_form(data))
     with closing(sqlite3.connect(data / NAME, isolation_level=None)) as base:
         base.execute("PRAGMA synchronous = OFF")
-        base.execute("DROP TRIGGER requests_booked")
         base.execute("BEGIN")
         base.executemany(
             "INSERT INTO requests (id, at, key_id, key, model, upstream, endpoint, stream, status, "

@@ -123,6 +123,20 @@ async def test_books_from_before_quotas_count_all_that_is_in_them(tmp_path, base
     assert (tmp_path / f"{NAME}.v1").exists()
 
 
+async def test_books_whose_rows_added_themselves_up_go_on_where_they_were(tmp_path, base):
+    """Sums by row until now, by batch from now on: nothing twice, nothing missing."""
+    migrate(base, tmp_path / NAME, MIGRATIONS[:2])
+    base.executemany(OLD, [(call(n).id, 10, 20, None) for n in range(90, 100)])
+    base.close()
+    await book(tmp_path, call(1), call(99), call(2, counted=True, counted_tokens=7))
+    assert read(tmp_path, "SELECT requests, prompt_tokens, counted_tokens FROM days") == [
+        (12, 120, 7)
+    ]
+    assert read(tmp_path, "SELECT name FROM sqlite_schema WHERE type = 'trigger'") == []
+    sums_are_the_rows(tmp_path)
+    assert (tmp_path / f"{NAME}.v2").exists()
+
+
 def test_columns_stand_in_the_order_in_which_they_are_written(base, tmp_path):
     """Sums by day are made anew by place."""
     migrate(base, tmp_path / NAME)

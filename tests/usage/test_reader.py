@@ -17,7 +17,7 @@ from msgspec.structs import replace
 
 from gateway.exchange import CacheState, Exchange, Usage, UsageSource
 from gateway.usage.calendar import QUARTER, day_at
-from gateway.usage.file import LedgerFile, encode
+from gateway.usage.file import LedgerFile
 from gateway.usage.ledger import NAME
 from gateway.usage.questions import LogQuestion, UsageQuestion
 from gateway.usage.reader import Spent, no_books, reading
@@ -348,7 +348,7 @@ async def test_a_correction_corrects_tokens_too(tmp_path):
     row |= {"corrects": call(1).id}
     file = LedgerFile(tmp_path / NAME, "UTC", full_sync=False)
     file.open(NOON)
-    file.insert([encode(list(row.values()))], [])
+    file.insert([tuple(row.values())], [])
     file.close()
     async with open_reader(tmp_path) as reader:
         found = await reader.open_windows(NOON)

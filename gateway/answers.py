@@ -6,6 +6,8 @@ out, inside the stream after that.
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec.json import encode
@@ -14,10 +16,13 @@ from gateway.calls import header
 from gateway.errors import GatewayError, NotCached
 from gateway.exchange import CacheState, HeaderList
 from gateway.flight import Head
+from gateway.forms import OURS, Image
+from gateway.ports import Client, ClientGone
 from gateway.trip import Trip
 from gateway.wire.observe import Form
 
 LIMITS = "x-ratelimit-"
+AT_ONCE = 64 * 1024  # bytes: what a transport takes before it is full, whoever reads
 
 
 class Render(Protocol):
@@ -50,24 +55,67 @@ def _upstreams(name: str) -> str:
 def own_headers(trip: Trip) -> HeaderList:
     """The gateway's own headers (contract, "Response headers")."""
     own = [
-        ("cache-control", "private, no-store, no-transform"),
+        *OURS,
         ("x-gateway-request-id", trip.ask.id),
         ("x-request-id", trip.ask.id),
         *trip.ask.cors,
         *trip.permit.headers(),
-        *trip.cache_headers,
     ]
     if trip.cache is not CacheState.NONE:
         own.append(("x-gateway-cache", trip.cache.value))
     return own
 
 
+async def send_kept(trip: Trip, image: Image) -> None:
+    """A kept answer, as fast as the client reads. ClientGone."""
+    client = trip.client
+    if client.gone:
+        raise ClientGone
+    if trip.cache is CacheState.HIT:
+        trip.status, lines = 200, hit_lines(trip, image)
+        headers = [*trip.ask.cors, *trip.permit.headers()]
+    else:  # one that was joined in the other form
+        lines, headers = "", head_of(trip, Head(200, image.headers, image.length))
+    if image.size <= AT_ONCE:
+        client.whole(200, headers, image.pieces, image.length, lines)
+    else:
+        client.start(200, headers, image.length, lines)
+        await _pour(client, image.pieces)
+        client.finish()
+
+
+def hit_lines(trip: Trip, image: Image) -> str:
+    """What of a hit's head its recording says, and what is of this one alone."""
+    own, age, left = trip.ask.id, int(trip.cache_age or 0.0), int(trip.cache_left)
+    return (
+        f"{image.lines}x-gateway-request-id: {own}\r\nx-request-id: {own}\r\nage: {age}\r\n"
+        f"x-gateway-cache-ttl: {left}\r\nx-gateway-cache-key: {trip.cache_key}\r\n"
+    )
+
+
+async def _pour(client: Client, pieces: Sequence[bytes | memoryview]) -> None:
+    """Write while there is room."""
+    loop = asyncio.get_running_loop()
+    room: asyncio.Future[None] = loop.create_future()
+    room.set_result(None)
+
+    def look() -> None:
+        if not room.done():
+            room.set_result(None)
+
+    client.watch(look, look)
+    for piece in pieces:
+        await room
+        if client.gone:
+            raise ClientGone
+        if not client.write(bytes(piece)):
+            room = loop.create_future()
+
+
 def send_whole(trip: Trip, status: int, headers: HeaderList, body: bytes) -> None:
     """An answer that the gateway makes itself."""
     trip.status = 499 if trip.client.gone else status
-    trip.client.start(status, headers + own_headers(trip), len(body))
-    trip.client.write(body)
-    trip.client.finish()
+    trip.client.whole(status, headers + own_headers(trip), (body,), len(body))
 
 
 def note_error(trip: Trip, error: GatewayError) -> None:

@@ -6,10 +6,11 @@ the cache room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an 
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -21,20 +22,21 @@ from gateway.calls import Calls, header
 from gateway.config import Cache as CacheSection
 from gateway.config import Scope
 from gateway.entry import Entry, Recording, Ticket
-from gateway.exchange import NO_USAGE, CacheState, Caller, Grant, Summary
+from gateway.exchange import NO_USAGE, CacheState, Caller, Grant
 from gateway.flight import Flight
-from gateway.forms import Forms, Replay, recorded
+from gateway.forms import REPLAYED, Forms, Replay, recorded
 from gateway.leash import Leash, own_task
-from gateway.ports import Cache, ClientGone, Clock, Upstream
+from gateway.ports import Ask, Cache, ClientGone, Clock, Upstream
+from gateway.said import Asks, said
 from gateway.trip import Trip
-from gateway.upstream.headers import SEMANTIC_PREFIXES
 from gateway.wire.chat import ChatRequest, read_chat
+
+log = logging.getLogger("gateway.boarding")
 
 NO_GRANT = Grant()
 KNOWN_BYTES = 32 * 1024 * 1024  # of bodies that came before and need no parsing again
 KNOWN_LARGEST = 256 * 1024
-# Of an answer's headers, those that still hold when it is replayed (requirement D8).
-REPLAYED = frozenset({"content-type", "content-language", "openai-model", "openai-version"})
+KNOWN_EACH = 1024  # bytes that each of them takes besides
 
 
 class _Members(msgspec.Struct):
@@ -50,18 +52,28 @@ class _Members(msgspec.Struct):
 _read_traits = msgspec.json.Decoder(_Members).decode
 
 
-@dataclass(frozen=True, slots=True)
 class Known:
-    """A body that was read: what it asks, its traits, the digest of its canonical form."""
+    """A body that was read: what it asks, its traits, the digest of its canonical form; and the
+    plan of who asked it last."""
 
-    request: ChatRequest
-    traits: Traits
-    digest: bytes | None
+    __slots__ = ("digest", "plan", "request", "traits")
+
+    def __init__(self, request: ChatRequest, traits: Traits, digest: bytes | None) -> None:
+        self.request, self.traits, self.digest = request, traits, digest
+        self.plan: Plan | None = None
+
+    def planned(self, caller: Caller, asks: Asks, upstreams: Sequence[Upstream]) -> Plan | None:
+        """The plan for the same again: nothing that it depends on has changed."""
+        plan = self.plan
+        if plan is None or plan.caller is not caller or plan.upstreams is not upstreams:
+            return None
+        return plan if plan.asks is asks or plan.asks == asks else None
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Plan:
-    """What one request is to the cache. `key` None: nothing, for the reason in `bypass`."""
+    """What one request is to the cache, and where it goes if there is nothing. `key` None: nothing,
+    for the reason in `bypass`; `shown` is what logs have of it."""
 
     request: ChatRequest
     wish: Wish
@@ -69,15 +81,16 @@ class Plan:
     scope: str
     key: bytes | None
     bypass: str | None
-    ticket: Ticket
-
-    @property
-    def reads(self) -> bool:
-        return self.key is not None and self.wish.reads
-
-    @property
-    def keeps(self) -> bool:
-        return self.key is not None and self.wish.keeps
+    upstream: Upstream
+    served: str
+    # What it depends on, besides the body.
+    caller: Caller
+    asks: Asks
+    upstreams: Sequence[Upstream]
+    shown: str | None
+    state: CacheState
+    reads: bool
+    keeps: bool
 
 
 class Boarding:
@@ -106,17 +119,16 @@ class Boarding:
 
     async def know(self, body: bytes) -> Known:
         """What a body asks. One that came before, byte for byte, is not parsed again."""
+        known = self._known.get(body)
+        if known is not None:
+            self._known.move_to_end(body)  # the one not seen for longest goes first
+            return known
         if len(body) > KNOWN_LARGEST:
             return await self._calls.off_loop(self._study, body)
-        raw = sha256(body).digest()
-        known = self._known.get(raw)
-        if known is None:
-            known = self._known[raw] = self._study(body)
-            self._known_bytes += len(body)
-            while self._known_bytes > KNOWN_BYTES:
-                self._known_bytes -= len(self._known.popitem(last=False)[1].request.body)
-        else:
-            self._known.move_to_end(raw)  # the one not seen for longest goes first
+        known = self._known[body] = self._study(body)
+        self._known_bytes += len(body) + KNOWN_EACH
+        while self._known_bytes > KNOWN_BYTES:
+            self._known_bytes -= len(self._known.popitem(last=False)[0]) + KNOWN_EACH
         return known
 
     def _study(self, body: bytes) -> Known:
@@ -128,43 +140,52 @@ class Boarding:
 
     def plan(
         self,
-        trip: Trip,
-        upstream: Upstream,
-        caller: Caller,
         known: Known,
-        path: str,
-        ticket: Ticket,
+        caller: Caller,
+        ask: Ask,
+        upstream: Upstream,
+        upstreams: Sequence[Upstream],
     ) -> Plan:
-        """What this request is to the cache; its key, its wish, its reason to pass by. `ticket` is
-        of when it was admitted: what a purge or a revoked key took back since is not kept."""
-        ask, request = trip.ask, known.request
-        grant = caller.grant or NO_GRANT
-        wish = rules.read_wish(
-            ask.header("cache-control"),
-            ask.header("x-gateway-cache-ttl"),
-            rules.ALL if grant.controls is None else grant.controls,
-        )
+        """What this request is to the cache; its key, its wish, its reason to pass by. `upstream`
+        was chosen of `upstreams`."""
+        request, asks, grant = known.request, said(ask).asks, caller.grant or NO_GRANT
+        controls = rules.ALL if grant.controls is None else grant.controls
+        wish = rules.read_wish(asks.cache_control, asks.cache_ttl, controls)
         enabled = upstream.cache and grant.cache is not False
         policy = self._policies.of(request.model, enabled=enabled, ttl=upstream.cache_ttl)
         bypass = rules.bypass_reason(known.traits, wish, policy)
         allowed = policy.scope if grant.scope is None else Scope(grant.scope)
         scope = rules.scope_of(caller, allowed, caller.team_id)
-        key = None
+        served, key = upstream.real_name(request.model), None
         if bypass is None and known.digest is not None:
             key = rules.identity(
                 scope=scope,
-                path=path,
-                query=ask.query,
+                path=ask.path,
+                query=asks.query,
                 upstream=upstream.name,
                 base_url=upstream.base_url,
-                model=trip.served or request.model,
-                headers=[pair for pair in ask.headers if pair[0].startswith(SEMANTIC_PREFIXES)],
+                model=served or request.model,
+                headers=asks.semantic,
                 body=known.digest,
             )
-            trip.cache_key = key.hex()[:16]
-        trip.cache = CacheState.BYPASS if key is None else CacheState.MISS
-        trip.cache_reason = bypass
-        return Plan(request, wish, policy, scope, key, bypass, ticket)
+        made = known.plan = Plan(
+            request,
+            wish,
+            policy,
+            scope,
+            key,
+            bypass,
+            upstream,
+            served,
+            caller,
+            asks,
+            upstreams,
+            None if key is None else key.hex()[:16],
+            CacheState.BYPASS if key is None else CacheState.MISS,
+            reads=key is not None and wish.reads,
+            keeps=key is not None and wish.keeps,
+        )
+        return made
 
     # -- look up -----------------------------------------------------------------------------------
 
@@ -180,10 +201,10 @@ class Boarding:
         if entry is not None:
             now, max_age = self._clock.now(), plan.wish.max_age
             replay = await self._forms.replay(entry, plan.request, now, max_age)
-        if "looked_up" not in trip.marks:  # who joined in vain looks once more
-            trip.mark("looked_up", self._clock.monotonic())
+        if trip.looked_up is None:  # who joined in vain looks once more
+            trip.looked_up = self._clock.monotonic()
         if replay is not None:
-            self._note_hit(trip, plan.key, replay.recording)
+            self._note_hit(trip, plan.key, replay)
         return replay
 
     def note_join(self, trip: Trip, flight: Flight) -> None:
@@ -195,19 +216,14 @@ class Boarding:
             if trip.cache_key is not None and flight.place is not None:
                 self.cache.remember(trip.ask.id, flight.place[0])
 
-    def _note_hit(self, trip: Trip, key: bytes, recording: Recording) -> None:
-        now, usage = self._clock.now(), recording.usage
+    def _note_hit(self, trip: Trip, key: bytes, replay: Replay) -> None:
+        now, recording = self._clock.now(), replay.recording
         trip.cache = CacheState.HIT
-        trip.saved = usage
+        trip.saved = recording.usage
         trip.replayed_seconds = recording.seconds
-        trip.summary = Summary(usage, recording.finish_reasons, complete=True)
-        trip.cache_age = recording.age(now)
-        trip.cache_headers = [
-            ("age", str(int(trip.cache_age))),
-            ("x-gateway-cache-key", trip.cache_key or ""),
-            ("x-gateway-cache-ttl", str(int(recording.left(now)))),
-            ("x-gateway-saved-tokens", str(usage.prompt_tokens + usage.completion_tokens)),
-        ]
+        trip.summary = replay.image.summary
+        trip.cache_age = age = recording.age(now)
+        trip.cache_left = max(0.0, recording.ttl - age)
         self.cache.remember(trip.ask.id, key)
 
     # -- flights in the air ------------------------------------------------------------------------
@@ -273,7 +289,15 @@ class Boarding:
     # -- keep --------------------------------------------------------------------------------------
 
     async def keep(self, trip: Trip, plan: Plan, flight: Flight) -> None:
-        """Keep an answer that has come whole, before its end is released; or say why not."""
+        """Keep an answer that has come whole, before its end is released, if it may be kept. A
+        fault here costs nobody the answer."""
+        try:
+            await self._keep(trip, plan, flight)
+        except Exception:
+            log.exception("request %s: its answer could not be kept", trip.ask.id)
+
+    async def _keep(self, trip: Trip, plan: Plan, flight: Flight) -> None:
+        """Or say why not."""
         head, summary, caller = flight.head, trip.summary, trip.caller
         if plan.key is None or head is None or summary is None or caller is None:
             return
@@ -304,18 +328,18 @@ class Boarding:
             usage_span=span,
             seconds=self._clock.monotonic() - trip.ask.started,
         )
-        await self._store(plan, plan.key, trip.upstream or "", recording)
+        await self._store(plan, plan.key, recording, trip.ticket)
 
-    async def _store(self, plan: Plan, key: bytes, upstream: str, recording: Recording) -> None:
+    async def _store(self, plan: Plan, key: bytes, recording: Recording, ticket: Ticket) -> None:
         """The later landing wins, for its own form; the other one stays where it is needed."""
         old = self.cache.find(key)
         if old is None and not plan.wish.reads:  # nobody has looked on the disk for this request
             old = await self.cache.fetch(key)
         request = plan.request
         form = {"stream": recording} if request.stream else {"json": recording}
-        new = Entry(plan.scope, request.model, upstream, **form)
+        new = Entry(plan.scope, request.model, plan.upstream.name, **form)
         converts = False
         other = None if old is None else old.json if request.stream else old.stream
         if other is not None:
             converts = await self._forms.converts(recording, from_stream=request.stream)
-        self.cache.store(key, rules.landed(old, new, converts=converts), plan.ticket)
+        self.cache.store(key, rules.landed(old, new, converts=converts), ticket)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from gateway.errors import UpstreamCut, UpstreamError
 from gateway.exchange import HeaderList, Summary
 from gateway.ports import Ask, Call, CallTimes, Clock, Reply, Upstream
+from gateway.said import said
 from gateway.trip import Trip
 from gateway.wire.chat import ChatRequest, read_model, with_model, with_usage
 from gateway.wire.observe import BlindObserver, Form, Observer, observer_for
@@ -49,7 +50,8 @@ class Calls:
             head, _, model = ask.path.partition("/")
             return None, model if head == "models" and model else None
         kind = (ask.header("content-type") or "").partition(";")[0].strip().lower()
-        if kind == "application/json" and is_plain(ask) and (length is None or length <= limit):
+        small = length is None or length <= limit
+        if kind == "application/json" and said(ask).plain and small:
             body = await ask.body.read(limit)
             return body, await self.off_loop(read_model, body)
         return ask.body.chunks(upload_limit), None
@@ -88,7 +90,7 @@ class Calls:
         try:
             return await upstream.send(call)
         finally:
-            trip.called(times)
+            trip.note_call(times)
             trip.waited += self.clock.monotonic() - sent - times.queued
 
 
@@ -111,11 +113,6 @@ class Peeked:
         """The same."""
         start, self.start = self.start, b""
         return bool(start and not take(start)) or await self.reply.pour(take)
-
-
-def is_plain(ask: Ask) -> bool:
-    """Its body has no Content-Encoding."""
-    return (ask.header("content-encoding") or "identity").lower() == "identity"
 
 
 async def _read_start(reply: Reply, limit: int) -> bytes:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple, NewType
+from typing import Any, NamedTuple, NewType
 
 from gateway.exchange import NO_USAGE, HeaderList, Usage
 
@@ -16,8 +16,16 @@ Ticket = NewType("Ticket", int)
 """Proof of when a flight took off: what took off before a purge is not kept when it lands."""
 
 
+class Imaged:
+    """What has an image: made of it when it is first asked for, and gone with it. No part of it:
+    not written to a disk, not compared."""
+
+    __slots__ = ("image",)
+    image: Any
+
+
 @dataclass(frozen=True, slots=True)
-class Recording:
+class Recording(Imaged):
     """One answer in one form, byte for byte as one upstream call brought it.
 
     `created` is the wall time of its landing and `ttl` how long it may be served, both in seconds.

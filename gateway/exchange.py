@@ -6,7 +6,7 @@ Every sink (access log, metrics, later the ledger and the journal) gets the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -282,3 +282,29 @@ def ulid(ms: int, entropy: bytes) -> str:
     (github.com/ulid/spec)."""
     number = (ms & 0xFFFF_FFFF_FFFF) << 80 | int.from_bytes(entropy[:10], "big")
     return "".join([_PAIRS[(number >> shift) & 1023] for shift in range(120, -1, -10)])
+
+
+_DIGIT = bytes(ord(_CROCKFORD[number & 31]) for number in range(256))  # five bits of each byte
+_AT_ONCE = 64  # ids
+
+
+class Ids:
+    """Makes ULIDs; the dice are thrown for some of them at once."""
+
+    def __init__(self, dice: Callable[[int], bytes]) -> None:
+        """`dice` gives so many random bytes."""
+        self._dice = dice
+        self._thrown = ""
+        self._used = 0
+        self._ms = -1
+        self._time = ""
+
+    def make(self, now: float) -> str:
+        """The next one, at a wall second."""
+        ms, used = int(now * 1000), self._used
+        if ms != self._ms:
+            self._ms, self._time = ms, ulid(ms, b"")[:10]
+        if used == len(self._thrown):
+            self._thrown, used = self._dice(16 * _AT_ONCE).translate(_DIGIT).decode(), 0
+        self._used = used + 16
+        return self._time + self._thrown[used : used + 16]

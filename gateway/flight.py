@@ -70,16 +70,6 @@ class Flight:
         self._room: asyncio.Future[None] | None = None
         self._landing: list[asyncio.Future[None]] = []
 
-    @classmethod
-    def of(cls, head: Head, pieces: list[Piece], ends: list[bytes]) -> Flight:
-        """One that has landed already: an answer from the cache."""
-        flight = cls(cap=1)
-        flight.head = head
-        flight._pieces, flight.ends = pieces, ends
-        flight.visible = len(pieces)
-        flight.landed = True
-        return flight
-
     # -- the pump ----------------------------------------------------------------------------------
 
     async def fly(

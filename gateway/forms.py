@@ -5,27 +5,46 @@ Nothing here decides what is kept; conversions of large answers leave the loop.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple, TypeVar
 
 from gateway.calls import Calls
 from gateway.entry import Entry, Recording
-from gateway.exchange import UsageSource
-from gateway.flight import Flight, Head
+from gateway.exchange import CacheState, HeaderList, Summary, UsageSource
+from gateway.flight import Flight
 from gateway.wire.assemble import assemble, disassemble
 from gateway.wire.chat import ChatRequest
-from gateway.wire.observe import Form, Piece, UsageEvent
+from gateway.wire.fields import lines_of
+from gateway.wire.observe import Form, UsageEvent
 
+Bytes = TypeVar("Bytes", bytes, memoryview)
 BUILT_BYTES = 32 * 1024 * 1024  # of answers built in the other form, kept to be used again
 SLICE = 256 * 1024  # a kept answer goes out in such pieces: a slow client would buffer it all
+# Of an answer's headers, those that still hold when it is replayed (requirement D8).
+REPLAYED = frozenset({"content-type", "content-language", "openai-model", "openai-version"})
+OURS: HeaderList = [("cache-control", "private, no-store, no-transform")]  # of each answer
 
 
 @dataclass(frozen=True, slots=True)
-class Replay:
-    """A kept answer, as a flight that has landed."""
+class Image:
+    """A recording as it is sent, in one form. `lines`: the headers that all hits of it have.
+    `length` None: it is a stream. `size` in bytes."""
+
+    headers: HeaderList
+    lines: str
+    pieces: Sequence[bytes | memoryview]
+    length: int | None
+    size: int
+    summary: Summary
+
+
+class Replay(NamedTuple):
+    """A kept answer, and how it is sent."""
 
     recording: Recording
-    flight: Flight
+    image: Image
 
 
 class Forms:
@@ -33,7 +52,7 @@ class Forms:
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._built: dict[tuple[str, Form, bool], list[Piece]] = {}
+        self._built: dict[tuple[str, Form, bool], Image] = {}
         self._built_bytes = 0
 
     async def replay(
@@ -44,33 +63,29 @@ class Forms:
         if same is not None and same.fresh(now, max_age):
             lacks_usage = same.usage.source is UsageSource.NONE
             if not (request.stream and request.asked_usage and lacks_usage):
-                return Replay(same, Flight.of(_head(same, request.stream), _pieces(same), []))
+                return Replay(same, _image_of(same, request))
         if other is None or not other.fresh(now, max_age):
             return None
-        pieces = await self._build(other, request)
-        if pieces is None:
-            return None
-        kind = "text/event-stream" if request.stream else "application/json"
-        headers = [("content-type", kind)]
-        headers += [pair for pair in other.headers if pair[0] != "content-type"]
-        length = None if request.stream else sum(map(len, pieces))
-        return Replay(other, Flight.of(Head(200, headers, length), pieces, []))
+        image = await self._build(other, request)
+        return None if image is None else Replay(other, image)
 
-    async def _build(self, recording: Recording, request: ChatRequest) -> list[Piece] | None:
+    async def _build(self, recording: Recording, request: ChatRequest) -> Image | None:
         """The other form of a recording, where that is exact (design.md, "Across forms")."""
         form = Form.STREAM if request.stream else Form.JSON
         place = (recording.request_id, form, request.stream and request.asked_usage)
-        pieces = self._built.pop(place, None)
-        if pieces is None:
+        image = self._built.pop(place, None)
+        if image is None:
             work = partial(_converted, form=form, include_usage=place[2])
             pieces = await self._calls.off_loop(work, recording.body)
             if pieces is None:
                 return None
-            self._built_bytes += sum(map(len, pieces))
+            kind = "text/event-stream" if request.stream else "application/json"
+            image = _image(recording, pieces, kind, stream=request.stream)
+            self._built_bytes += image.size
             while self._built_bytes > BUILT_BYTES and self._built:
-                self._built_bytes -= sum(map(len, self._built.pop(next(iter(self._built)))))
-        self._built[place] = pieces
-        return pieces
+                self._built_bytes -= self._built.pop(next(iter(self._built))).size
+        self._built[place] = image
+        return image
 
     async def converts(self, recording: Recording, *, from_stream: bool) -> bool:
         """Can the other form be built from this one."""
@@ -79,22 +94,48 @@ class Forms:
         return await self._calls.off_loop(work, recording.body) is not None
 
 
-def _head(recording: Recording, stream: bool) -> Head:
-    return Head(200, recording.headers, None if stream else len(recording.body))
+def _image_of(recording: Recording, request: ChatRequest) -> Image:
+    """Byte for byte, but for the usage event that the client has not asked for. It is made once."""
+    span = recording.usage_span
+    shown = span is None or request.asked_usage
+    images: dict[bool, Image] | None = getattr(recording, "image", None)
+    if images is None:
+        images = {}
+        object.__setattr__(recording, "image", images)  # no part of it: see `Imaged`
+    image = images.get(shown)
+    if image is None:
+        body = memoryview(recording.body)
+        parts = [body] if shown or span is None else [body[: span[0]], body[span[1] :]]
+        pieces = [piece for part in parts for piece in _sliced(part)]
+        kind = next((value for name, value in recording.headers if name == "content-type"), "")
+        image = images[shown] = _image(recording, pieces, kind, stream=request.stream)
+    return image
 
 
-def _pieces(recording: Recording) -> list[Piece]:
-    """A recording as it is handed out: the usage event apart, large bodies in slices."""
-    body, span = recording.body, recording.usage_span
-    if span is None:
-        return _sliced(body)
-    start, end = span
-    return [*_sliced(body[:start]), UsageEvent(body[start:end]), *_sliced(body[end:])]
+def _image(
+    recording: Recording, pieces: Sequence[bytes | memoryview], kind: str, *, stream: bool
+) -> Image:
+    usage, size = recording.usage, sum(map(len, pieces))
+    headers = [("content-type", kind)] if kind else []
+    headers += [
+        pair for pair in recording.headers if pair[0] in REPLAYED and pair[0] != "content-type"
+    ]
+    saved = str(usage.prompt_tokens + usage.completion_tokens)
+    marks = [("x-gateway-cache", CacheState.HIT.value), ("x-gateway-saved-tokens", saved)]
+    buffering = [("x-accel-buffering", "no")] if kind.startswith("text/event-stream") else []
+    return Image(
+        headers,
+        lines_of([*headers, *OURS, *marks, *buffering]),
+        pieces,
+        None if stream else size,
+        size,
+        Summary(usage, recording.finish_reasons, complete=True),
+    )
 
 
-def _sliced(body: bytes) -> list[Piece]:
+def _sliced(body: Bytes) -> list[Bytes]:
     if len(body) <= SLICE:
-        return [body] if body else []
+        return [body] if len(body) else []
     return [body[at : at + SLICE] for at in range(0, len(body), SLICE)]
 
 
@@ -109,7 +150,7 @@ def recorded(flight: Flight) -> tuple[bytes, tuple[int, int] | None]:
     return b"".join([*pieces, *ends]), span
 
 
-def _converted(body: bytes, *, form: Form, include_usage: bool) -> list[Piece] | None:
+def _converted(body: bytes, *, form: Form, include_usage: bool) -> list[bytes] | None:
     if form is Form.STREAM:
         events = disassemble(body, include_usage)
         return None if events is None else _sliced(b"".join(events))

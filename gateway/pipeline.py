@@ -13,15 +13,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from functools import partial
+from typing import Any
 
 from msgspec.json import encode
 
-from gateway.answers import head_of, note_error, send_error, send_whole
+from gateway.answers import head_of, note_error, send_error, send_kept, send_whole
 from gateway.boarding import Plan
-from gateway.calls import header, is_plain, is_whole, observer, refuse_cut, refuse_html
+from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -35,6 +36,7 @@ from gateway.errors import (
 )
 from gateway.exchange import CacheState, Caller, Exchange, HeaderList, Outcome
 from gateway.flight import Flight, Reader
+from gateway.forms import Replay
 from gateway.house import House
 from gateway.keys.rules import may_use
 from gateway.leash import Leash, own_task
@@ -50,6 +52,8 @@ log = logging.getLogger("gateway.pipeline")
 CHAT = "chat/completions"
 JSON: HeaderList = [("content-type", "application/json")]
 
+Way = Coroutine[Any, Any, None]  # of one request, to its end
+
 
 class Pipeline:
     """The one path of every request."""
@@ -59,25 +63,25 @@ class Pipeline:
 
     # -- the way of every request ------------------------------------------------------------------
 
-    async def chat(self, ask: Ask, client: Client) -> None:
+    def chat(self, ask: Ask, client: Client) -> Way:
         """`POST /v1/chat/completions`."""
-        await self._book(Trip(ask, client, CHAT), self._chat)
+        return self._book(Trip(ask, client, CHAT), self._chat)
 
-    async def relay(self, ask: Ask, client: Client, endpoint: str) -> None:
+    def relay(self, ask: Ask, client: Client, endpoint: str) -> Way:
         """Any other `/v1/*`: the same authentication and booking, streamed both ways."""
-        await self._book(Trip(ask, client, endpoint), self._relay)
+        return self._book(Trip(ask, client, endpoint), self._relay)
 
-    async def models(self, ask: Ask, client: Client) -> None:
+    def models(self, ask: Ask, client: Client) -> Way:
         """`GET /v1/models`: what the upstreams that accept the caller serve, in one list."""
-        await self._book(Trip(ask, client, "models"), self._models)
+        return self._book(Trip(ask, client, "models"), self._models)
 
-    async def refuse(self, ask: Ask, client: Client, endpoint: str, error: GatewayError) -> None:
+    def refuse(self, ask: Ask, client: Client, endpoint: str, error: GatewayError) -> Way:
         """What the web layer found out already, on the same way to the books."""
 
         async def refused(_: Trip) -> None:
             raise error
 
-        await self._book(Trip(ask, client, endpoint), refused)
+        return self._book(Trip(ask, client, endpoint), refused)
 
     async def _book(self, trip: Trip, way: Callable[[Trip], Awaitable[None]]) -> None:
         """Run one way to its end, answer what went wrong, write the one Exchange (B1)."""
@@ -138,7 +142,6 @@ class Pipeline:
     def _exchange(self, trip: Trip) -> Exchange:
         """The record as of now, priced."""
         prices, now = self.house.prices, self.house.clock.monotonic()
-        trip.mark("booked", now)
         trip.price(prices)
         self.house.metering.settle(trip)
         return trip.exchange(now)
@@ -147,35 +150,40 @@ class Pipeline:
 
     def _admit(self, trip: Trip) -> Caller:
         """All that needs no body."""
-        ask, house = trip.ask, self.house
+        house = self.house
         if house.draining:
             raise Draining("The gateway is stopping. Try again in a moment.", retry_after=1)
-        trip.caller = house.keys.identify(ask.header("authorization"), ask.header("api-key"))
+        said = trip.said
+        trip.caller = house.keys.identify(said.authorization, said.api_key)
         house.metering.identify(trip, trip.caller)
-        if is_loop(ask.header("via"), house.instance):
+        if said.via is not None and is_loop(said.via, house.instance):
             raise RequestLoop(
                 "An upstream's base_url leads back to this gateway: the request went in a circle."
             )
         return trip.caller
 
     async def _chat(self, trip: Trip) -> None:
-        ask, house = trip.ask, self.house
-        caller, ticket = self._admit(trip), house.boarding.cache.ticket()
-        if not is_plain(ask):
+        ask, house, boarding = trip.ask, self.house, self.house.boarding
+        caller = self._admit(trip)
+        trip.ticket = boarding.cache.ticket()  # what is purged from now on, is not kept
+        if not trip.said.plain:
             raise UnsupportedEncoding(
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
-        body = await ask.body.read(house.body_limit)
-        trip.body = body
-        known = await house.boarding.know(body)
-        trip.mark("received", house.clock.monotonic())
-        trip.model, trip.stream = known.request.model, known.request.stream
+        body = trip.body = await ask.body.read(house.body_limit)
+        known = await boarding.know(body)
+        trip.received = house.clock.monotonic()
+        request, asks = known.request, trip.said.asks
+        trip.model, trip.stream = request.model, request.stream
         trip.keep(house.journal, body)
-        upstream = self._choose(trip, caller, CHAT)
-        plan = house.boarding.plan(trip, upstream, caller, known, CHAT, ticket)
-        house.metering.admit(trip, caller, upstream, reads=plan.reads)
-        call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
-        await self._board(trip, upstream, call, plan)
+        plan = known.planned(caller, asks, house.upstreams)
+        if plan is None:
+            upstream = self._choose(trip, caller, CHAT)
+            plan = boarding.plan(known, caller, ask, upstream, house.upstreams)
+        trip.head_for(plan.upstream, plan.served, house.clock.monotonic())
+        trip.cache, trip.cache_key, trip.cache_reason = plan.state, plan.shown, plan.bypass
+        house.metering.admit(trip, caller, plan.upstream, reads=plan.reads)
+        await self._board(trip, plan, body, caller)
 
     async def _relay(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
@@ -183,8 +191,11 @@ class Pipeline:
         caller = self._admit(trip)
         body, trip.model = await house.calls.body_of(ask, house.body_limit, house.upload_limit)
         trip.keep(house.journal, body if isinstance(body, bytes) else None)
-        trip.mark("received", house.clock.monotonic())
+        trip.received = house.clock.monotonic()
         upstream = self._choose(trip, caller, ask.path)
+        served = None if trip.model is None else upstream.real_name(trip.model)
+        trip.head_for(upstream, served, house.clock.monotonic())
+        trip.cache = CacheState.BYPASS
         call = Call(
             ask.method, ask.path, ask.query, ask.headers, body, ask.body.length, caller, trip.model
         )
@@ -204,11 +215,6 @@ class Pipeline:
         upstream = choose(house.upstreams, trip.model, caller.kind)
         if not upstream.relays(path, trip.ask.method):
             raise UnknownURL(f"'/v1/{path[:200]}' is not relayed to upstream '{upstream.name}'.")
-        trip.upstream = upstream.name
-        trip.cache = CacheState.BYPASS
-        trip.base_url = upstream.base_url
-        trip.served = None if trip.model is None else upstream.real_name(trip.model)
-        trip.mark("admitted", house.clock.monotonic())
         return upstream
 
     async def _models(self, trip: Trip) -> None:
@@ -226,13 +232,14 @@ class Pipeline:
 
     # -- board -------------------------------------------------------------------------------------
 
-    async def _board(self, trip: Trip, upstream: Upstream, call: Call, plan: Plan) -> None:
+    async def _board(self, trip: Trip, plan: Plan, body: bytes, caller: Caller) -> None:
         """A kept answer, an equal request's flight, or a call of its own."""
-        house = self.house
+        ask, house = trip.ask, self.house
         while not await self._aboard(trip, plan):
-            waited = await house.metering.reserve(trip, upstream, call)
+            call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
+            waited = await house.metering.reserve(trip, plan.upstream, call)
             if not (waited and house.boarding.answers(plan)):
-                await self._launch(trip, upstream, call, plan.request, plan)
+                await self._launch(trip, plan.upstream, call, plan.request, plan)
                 return
             trip.permit.cancel()  # while it waited for its quota, an equal request was answered
 
@@ -241,9 +248,7 @@ class Pipeline:
         boarding = self.house.boarding
         if replay := await boarding.look_up(trip, plan):
             trip.permit.hit(trip.saved.prompt_tokens + trip.saved.completion_tokens)
-            reader = self._reader(trip, replay.flight, plan.request)
-            trip.mark("first_token", self.house.clock.monotonic())
-            await self._deliver(trip, reader)
+            await self._replay(trip, replay)
             return True
         if plan.wish.only_if_cached:
             trip.cache, trip.cache_reason = CacheState.MISS, None  # no answer that was not kept
@@ -276,9 +281,10 @@ class Pipeline:
             if replay is None:
                 trip.cache = CacheState.MISS
                 return False
-            trip.cache, trip.cache_headers = CacheState.JOINED, []
-            reader = self._reader(trip, replay.flight, plan.request)
-        await self._deliver(trip, reader)
+            trip.cache = CacheState.JOINED
+            await self._replay(trip, replay)
+        else:
+            await self._deliver(trip, reader)
         return True
 
     async def _launch(
@@ -298,7 +304,7 @@ class Pipeline:
             with leash, self._in_the_air(trip, leash):
                 await self._fly(trip, flight, leash, upstream, call, request)
             if plan is not None:
-                await self._keep(trip, plan, flight)
+                await boarding.keep(trip, plan, flight)
             if flight.head is not None and not trip.client.gone:
                 trip.status = flight.head.status
                 trip.outcome, trip.error = verdict(trip.status, trip.summary)
@@ -317,13 +323,6 @@ class Pipeline:
             trip.waited += flight.waited
         flight.land()
         await self._deliver(trip, reader)
-
-    async def _keep(self, trip: Trip, plan: Plan, flight: Flight) -> None:
-        """The answer is whole: keep it if it may be kept. A fault there costs nobody the answer."""
-        try:
-            await self.house.boarding.keep(trip, plan, flight)
-        except Exception:
-            log.exception("request %s: its answer could not be kept", trip.ask.id)
 
     def _reader(
         self,
@@ -378,9 +377,9 @@ class Pipeline:
             if reply.status != 200:
                 flight.stop_recording()
             await flight.fly(
-                reply, watcher, leash, clock, lambda: trip.mark("first_token", clock.monotonic())
+                reply, watcher, leash, clock, lambda: trip.first_content(clock.monotonic())
             )
-            trip.mark("last_byte", clock.monotonic())
+            trip.last_byte = clock.monotonic()
         finally:
             reply.close()
             trip.summary = watcher.summary()
@@ -388,6 +387,12 @@ class Pipeline:
             refuse_cut(trip.summary, upstream, watcher.form)
 
     # -- deliver -----------------------------------------------------------------------------------
+
+    async def _replay(self, trip: Trip, replay: Replay) -> None:
+        """A kept answer is whole: hand it over."""
+        trip.first_token = self.house.clock.monotonic()
+        await send_kept(trip, replay.image)
+        trip.outcome, trip.error = Outcome.OK, None
 
     async def _deliver(self, trip: Trip, reader: Reader) -> None:
         """The answer is whole: hand over what is left, then its end."""

@@ -81,14 +81,25 @@ class Client(Protocol):
         """`on_ready` after a full buffer has drained, `on_gone` once when the client leaves
         (at once if it has)."""
 
-    def start(self, status: int, headers: HeaderList, length: int | None) -> None:
-        """Write the head. `length` None: chunked, or close-delimited for HTTP/1.0."""
+    def start(self, status: int, headers: HeaderList, length: int | None, lines: str = "") -> None:
+        """Write the head. `length` None: chunked, or close-delimited for HTTP/1.0. `lines`: further
+        headers, as `wire/fields.py` writes them."""
 
     def write(self, data: bytes) -> bool:
         """Hand over body bytes; False when the transport's buffer is full."""
 
     def finish(self) -> None:
         """The answer is whole: write the closing chunk."""
+
+    def whole(
+        self,
+        status: int,
+        headers: HeaderList,
+        pieces: Sequence[bytes | memoryview],
+        length: int | None,
+        lines: str = "",
+    ) -> None:
+        """`start`, each `write` and `finish` at once: for an answer that is small and all there."""
 
     def abort(self) -> None:
         """The answer cannot be made whole: close without a closing chunk, so that the client sees

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
+from gateway.entry import Ticket
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -20,7 +19,6 @@ from gateway.exchange import (
     Caller,
     Cost,
     Exchange,
-    HeaderList,
     Outcome,
     Summary,
     Timings,
@@ -29,25 +27,23 @@ from gateway.exchange import (
 )
 from gateway.journal.capture import NOT_KEPT
 from gateway.keys.rules import blotted
-from gateway.ports import Ask, CallTimes, Capture, Client, Journal, Permit, Prices
+from gateway.ports import Ask, CallTimes, Capture, Client, Journal, Permit, Prices, Upstream
 from gateway.quota.permit import NOBODY
+from gateway.said import said
 from gateway.wire.findings import NOT_JSON, TOO_LARGE, UNOBSERVED
-from gateway.wire.headers import read_tags
 from gateway.wire.observe import Observer
-from gateway.wire.trace import read_trace_id
 
 FREE = Cost(0)
 UNREADABLE = frozenset({NOT_JSON, TOO_LARGE, UNOBSERVED})
 FROM_CACHE = Usage(source=UsageSource.CACHE)
 
 
-@dataclass(slots=True)
 class Trip:
-    """What is known so far of a request under way: the draft of its Exchange."""
+    """What is known so far of a request under way: the draft of its Exchange.
 
-    ask: Ask
-    client: Client
-    endpoint: str
+    What a request has not come to stands on the class: most come to little of it.
+    """
+
     caller: Caller | None = None
     model: str | None = None
     served: str | None = None
@@ -61,7 +57,8 @@ class Trip:
     cache_key: str | None = None
     cache_reason: str | None = None
     cache_age: float | None = None
-    cache_headers: HeaderList = field(default_factory=list)
+    cache_left: float = 0.0  # seconds that what it was answered with may still be served
+    ticket = Ticket(0)  # of when it was admitted
     saved: Usage = NO_USAGE
     replayed_seconds: float = 0.0  # that the call took whose answer is replayed
     observer: Observer | None = None
@@ -77,8 +74,22 @@ class Trip:
     attempts: int = 0
     waited: float = 0.0  # seconds spent waiting for the upstream
     capture: Capture = NOT_KEPT
-    marks: dict[str, float] = field(default_factory=dict)
     permit: Permit = NOBODY
+    # Monotonic seconds at the points of `Timings`.
+    received: float | None = None
+    admitted: float | None = None
+    looked_up: float | None = None
+    called: float | None = None
+    connected: float | None = None
+    first_byte: float | None = None
+    first_token: float | None = None
+    last_byte: float | None = None
+
+    def __init__(self, ask: Ask, client: Client, endpoint: str) -> None:
+        self.ask = ask
+        self.client = client
+        self.endpoint = endpoint
+        self.said = said(ask)
 
     def keep(self, journal: Journal, body: bytes | None) -> None:
         """Let the journal take down what it keeps of this request, from here on."""
@@ -86,14 +97,10 @@ class Trip:
             self.capture = journal.capture(self.ask, self.caller, self.model, body)
             self.client = self.capture.wrap(self.client)
 
-    def mark(self, name: str, now: float) -> None:
-        """Milliseconds since the request arrived."""
-        self.marks[name] = (now - self.ask.started) * 1000
-
     @property
     def usage(self) -> Usage:
         """The tokens that this request is booked with."""
-        if self.cache in {CacheState.HIT, CacheState.JOINED}:
+        if self.cache is CacheState.HIT or self.cache is CacheState.JOINED:
             return FROM_CACHE  # booked where the call was made
         if self.answered != 200 or self.summary is None:
             return NO_USAGE
@@ -110,29 +117,29 @@ class Trip:
     def price(self, prices: Prices) -> None:
         """What the tokens cost, or would have cost."""
         tier = None if self.summary is None else self.summary.service_tier
-        model, upstream = self.served or self.model or "", self.upstream or ""
-        if self.usage.source in {UsageSource.NONE, UsageSource.CACHE}:
+        model, upstream, usage = self.served or self.model or "", self.upstream or "", self.usage
+        if usage.source is UsageSource.NONE or usage.source is UsageSource.CACHE:
             self.cost = FREE
         else:
-            self.cost = prices.cost(upstream, self.base_url, model, self.usage, tier)
+            self.cost = prices.cost(upstream, self.base_url, model, usage, tier)
         if self.saved is not NO_USAGE:
             self.saved_cost = prices.cost(upstream, self.base_url, model, self.saved, tier)
 
     def exchange(self, now: float) -> Exchange:
         """The finished record."""
-        ask, summary, times, permit = self.ask, self.summary, self.times, self.permit
-        usage = self.usage
+        ask, said, summary, permit = self.ask, self.said, self.summary, self.permit
+        model, served, usage = self.model, self.served, self.usage
         took = now - ask.started
         return Exchange(
             id=ask.id,
             at=ask.at,
             endpoint=self.endpoint,
             method=ask.method,
-            path=blotted(f"/v1/{ask.path}"),
+            path=said.path,
             client=ask.client,
             caller=self.caller,
-            model=None if self.model is None else blotted(self.model),
-            model_served=None if self.served is None else blotted(self.served),
+            model=None if model is None else blotted(model),
+            model_served=None if served is None else blotted(served),
             upstream=self.upstream,
             stream=self.stream,
             status=self.status,
@@ -143,13 +150,7 @@ class Trip:
             cost=self.cost,
             saved_cost=self.saved_cost,
             summary=summary,
-            timings=Timings(
-                **self.marks,
-                total=took * 1000,
-                queued=times.queued * 1000 if times is not None else 0.0,
-                upstream=self.waited * 1000,
-                quota=permit.waited * 1000,
-            ),
+            timings=self._timings(now),
             bytes_in=ask.body.received,
             bytes_out=self.client.bytes_out,
             attempts=self.attempts,
@@ -160,9 +161,9 @@ class Trip:
             saved_seconds=max(0.0, self.replayed_seconds - took),
             upstream_request_id=self.upstream_request_id,
             usage_missing=summary.missing if summary is not None and self.answered == 200 else None,
-            client_retry=blotted(ask.header("x-stainless-retry-count") or "") or None,
-            tags=read_tags(blotted(ask.header("x-gateway-tags") or "")),
-            trace=ask.context.trace if ask.context else read_trace_id(ask.header("traceparent")),
+            client_retry=said.retry,
+            tags=said.tags,
+            trace=ask.context.trace if ask.context else said.trace,
             context=ask.context,
             counted=permit.counted,
             counted_tokens=usage.prompt_tokens + usage.completion_tokens + permit.hit_tokens,
@@ -170,16 +171,45 @@ class Trip:
             bound_exceeded=permit.bound_exceeded,
         )
 
-    def called(self, times: CallTimes) -> None:
+    def _timings(self, now: float) -> Timings:
+        """Milliseconds since the request arrived, which is what its record has."""
+        began, times = self.ask.started, self.times
+        took = (now - began) * 1000
+        return Timings(
+            None if self.received is None else (self.received - began) * 1000,
+            None if self.admitted is None else (self.admitted - began) * 1000,
+            None if self.looked_up is None else (self.looked_up - began) * 1000,
+            None if self.called is None else (self.called - began) * 1000,
+            None if self.connected is None else (self.connected - began) * 1000,
+            None if self.first_byte is None else (self.first_byte - began) * 1000,
+            None if self.first_token is None else (self.first_token - began) * 1000,
+            None if self.last_byte is None else (self.last_byte - began) * 1000,
+            took,
+            took,
+            0.0 if times is None else times.queued * 1000,
+            self.waited * 1000,
+            self.permit.waited * 1000,
+        )
+
+    def head_for(self, upstream: Upstream, served: str | None, now: float) -> None:
+        """It may go there; `served` is the model's name there."""
+        self.upstream, self.base_url, self.served = upstream.name, upstream.base_url, served
+        self.admitted = now
+
+    def first_content(self, now: float) -> None:
+        """The first content was handed over."""
+        self.first_token = now
+
+    def note_call(self, times: CallTimes) -> None:
         """Take over when a call was sent, connected and answered."""
         self.times = times
         self.attempts += times.attempts
-        if "called" not in self.marks:
-            self.mark("called", times.sent)
+        if self.called is None:
+            self.called = times.sent
         if times.connected is not None:
-            self.mark("connected", times.connected)
+            self.connected = times.connected
         if times.first_byte is not None:
-            self.mark("first_byte", times.first_byte)
+            self.first_byte = times.first_byte
 
 
 def verdict(status: int, summary: Summary | None) -> tuple[Outcome, str | None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,6 +26,7 @@ from gateway.metering import Metering
 from gateway.ports import Ask, Call, CallTimes, Client, ClientGone, Permit
 from gateway.quota.permit import FREE
 from gateway.web.errors import render
+from gateway.wire.fields import fields_of
 
 CALLER = Caller(CallerKind.PASSTHROUGH, "id", "pass-00000000", "token")
 SSE: HeaderList = [("content-type", "text/event-stream")]
@@ -90,11 +91,25 @@ class FakeClient:
         if self.gone:
             on_gone()
 
-    def start(self, status: int, headers: HeaderList, length: int | None) -> None:
+    def start(self, status: int, headers: HeaderList, length: int | None, lines: str = "") -> None:
         assert not self.started
         self.started = True
-        self.status, self.headers, self.length = status, dict(headers), length
+        self.status, self.length = status, length
+        self.headers = dict(fields_of(lines) + headers)
         self.story.append(("head", status))
+
+    def whole(
+        self,
+        status: int,
+        headers: HeaderList,
+        pieces: Sequence[bytes | memoryview],
+        length: int | None,
+        lines: str = "",
+    ) -> None:
+        self.start(status, headers, length, lines)
+        for piece in pieces:
+            self.write(bytes(piece))
+        self.finish()
 
     def write(self, data: bytes) -> bool:
         assert self.started

@@ -6,7 +6,7 @@ captured bytes are those that are under way anyway.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from gateway.config import Journal
@@ -14,6 +14,7 @@ from gateway.entry import is_like
 from gateway.exchange import Caller, Exchange, HeaderList
 from gateway.journal.shape import SLACK, Captured, Side
 from gateway.ports import Ask, Client
+from gateway.wire.fields import fields_of
 
 QUEUE_FULL = "queue_full"  # why a body was left out
 STREAM = 16  # times as much of a stream is captured: its framing is most of it
@@ -165,8 +166,25 @@ class Recorder:
     def watch(self, on_ready: Callable[[], None], on_gone: Callable[[], None]) -> None:
         self._client.watch(on_ready, on_gone)
 
-    def start(self, status: int, headers: HeaderList, length: int | None) -> None:
-        self._client.start(status, headers, length)
+    def start(self, status: int, headers: HeaderList, length: int | None, lines: str = "") -> None:
+        self._client.start(status, headers, length, lines)
+        self._see(fields_of(lines) + headers if lines else headers)
+
+    def whole(
+        self,
+        status: int,
+        headers: HeaderList,
+        pieces: Sequence[bytes | memoryview],
+        length: int | None,
+        lines: str = "",
+    ) -> None:
+        was_gone = self._client.gone
+        self._client.whole(status, headers, pieces, length, lines)
+        self._see(fields_of(lines) + headers)
+        for piece in () if was_gone else pieces:
+            self._take(bytes(piece))
+
+    def _see(self, headers: HeaderList) -> None:
         self._response = headers
         if any(name == "content-type" and "event-stream" in value for name, value in headers):
             self._limit *= STREAM

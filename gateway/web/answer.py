@@ -7,12 +7,13 @@ header that could split the answer is not emitted; what is written in one turn l
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
 from gateway.exchange import HeaderList
 from gateway.web.writer import Writer
+from gateway.wire.fields import lines_of
 
 log = logging.getLogger("gateway.web")
 
@@ -21,15 +22,6 @@ SMALL: Final = 4 * 1024  # bytes; to copy them costs less than to hand them on o
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
-_TOKEN: Final = frozenset(
-    "!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-)
-# How a body is framed is the server's affair alone.
-_OURS: Final = frozenset(
-    {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
-)
-# Header names that were judged before: True to emit. Bounded, for upstreams choose the names.
-_judged: dict[str, bool] = {}
 
 
 class Wire(Protocol):
@@ -45,8 +37,8 @@ class Wire(Protocol):
     def date(self) -> str:
         """The Date header, with its end of line."""
 
-    def answered(self, *, last: bool) -> None:
-        """The answer is whole; `last` means that the connection ends with it."""
+    def answered(self) -> None:
+        """The answer is whole, and the connection ends with it."""
 
     def cut(self, *, reset: bool) -> None:
         """End the connection in the middle of the answer."""
@@ -110,11 +102,12 @@ class Answer:
         if self._wire.gone:
             self.client_left()
 
-    def start(self, status: int, headers: HeaderList, length: int | None) -> None:
-        """Write the head. `length` in bytes; None: chunked, or until the close for HTTP/1.0."""
+    def start(self, status: int, headers: HeaderList, length: int | None, lines: str = "") -> None:
+        """Write the head. `length` in bytes; None: chunked, or until the close for HTTP/1.0.
+        `lines`: headers as `wire/fields.py` writes them, to stand before the others."""
         if self._done:
             return
-        self._writer.push(self._head(status, headers, length))
+        self._writer.push(self._head(status, headers, length, lines))
 
     def write(self, data: bytes) -> bool:
         """Hand over body bytes; False when the transport's buffer is full."""
@@ -164,18 +157,35 @@ class Answer:
         until_close = self._started and not self._chunked and self._body_left is None
         self._wire.cut(reset=until_close and not self._bodiless)
 
+    def whole(
+        self,
+        status: int,
+        headers: HeaderList,
+        pieces: Sequence[bytes | memoryview],
+        length: int | None,
+        lines: str = "",
+    ) -> None:
+        """All of a small answer: `start`, each `write` and `finish`, in one write."""
+        if self._done:
+            return
+        size = sum(map(len, pieces))
+        if length not in {None, size}:
+            raise RuntimeError("an answer of another length than it declares")
+        sent: list[bytes | memoryview] = [self._head(status, headers, length, lines)]
+        if not (self._bodiless or self._wire.gone):
+            self.bytes_out = size
+            if self._chunked:
+                sent += (b"%x\r\n" % size, *pieces, b"\r\n0\r\n\r\n") if size else (b"0\r\n\r\n",)
+            else:
+                sent += pieces
+        self._writer.send(b"".join(sent))
+        self._close()
+
     # Short cuts ----------------------------------------------------------------------------------
 
     def send(self, status: int, headers: HeaderList, body: bytes) -> None:
         """A whole answer in one go."""
-        if self._done:
-            return
-        writer = self._writer
-        writer.hold(self._head(status, headers, len(body)))
-        if body and not self._bodiless and not self._wire.gone:
-            writer.hold(body)
-            self.bytes_out = len(body)
-        self._end()
+        self.whole(status, headers, (body,), len(body))
 
     def raw(self, data: bytes) -> None:
         """A whole answer that is already in wire form: head with Content-Length, body. No HEAD."""
@@ -204,57 +214,41 @@ class Answer:
     # Inside --------------------------------------------------------------------------------------
 
     def _end(self) -> None:
+        self._writer.flush()
+        self._close()
+
+    def _close(self) -> None:
         self._done = True
         self._on_ready = self._on_gone = None
-        self._writer.flush()
-        self._wire.answered(last=self._last)
+        if self._last:
+            self._wire.answered()
 
-    def _head(self, status: int, headers: HeaderList, length: int | None) -> bytes:
+    def _head(self, status: int, headers: HeaderList, length: int | None, lines: str) -> bytes:
         if self._started:
             raise RuntimeError("a second head")
         self._started = True
         wire = self._wire
-        lines = [_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"]
-        dated = False
-        for name, value in headers:
-            if _judged.get(name) or _judge(name):
-                if not (value.isascii() and value.isprintable()) and not _harmless(value):
-                    continue
-                lines.append(f"{name}: {value}\r\n")
-                dated = dated or name in {"date", "Date"}
-        if not dated:
-            lines.append(wire.date())
-        self._frame(lines, status, length)
+        start = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n"
+        fields = f"{start}{lines}{lines_of(headers)}"
+        date = "" if "\r\ndate: " in fields or "\r\nDate: " in fields else wire.date()
+        framing = self._frame(status, length)
         self._last = self._last or not wire.persistent
-        lines.append("Connection: close\r\n\r\n" if self._last else "\r\n")
-        return "".join(lines).encode("latin-1")
+        end = "Connection: close\r\n\r\n" if self._last else "\r\n"
+        return f"{fields}{date}{framing}{end}".encode("latin-1")
 
-    def _frame(self, lines: list[str], status: int, length: int | None) -> None:
+    def _frame(self, status: int, length: int | None) -> str:
         """Where the body ends (RFC 9112 section 6.3)."""
         if status in {204, 304}:
             self._bodiless = True
-            return
+            return ""
         self._bodiless = self._head_request
         if length is not None:
             self._body_left = length
-            lines.append(f"Content-Length: {length}\r\n")
-        elif self._bodiless:
-            pass
-        elif self._version_10:
+            return f"Content-Length: {length}\r\n"
+        if self._bodiless:
+            return ""
+        if self._version_10:
             self._last = True
-        else:
-            self._chunked = True
-            lines.append("Transfer-Encoding: chunked\r\n")
-
-
-def _judge(name: str) -> bool:
-    """A name to emit: a token, and not of the server's own."""
-    good = bool(name) and name.lower() not in _OURS and _TOKEN.issuperset(name)
-    if len(_judged) < 1024 and len(name) <= 64:
-        _judged[name] = good
-    return good
-
-
-def _harmless(value: str) -> bool:
-    """No control byte but the tab, nothing beyond latin-1: CR, LF or NUL would split the answer."""
-    return all(char == "\t" or (" " <= char <= "\xff" and char != "\x7f") for char in value)
+            return ""
+        self._chunked = True
+        return "Transfer-Encoding: chunked\r\n"

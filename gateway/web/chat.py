@@ -10,8 +10,8 @@ from ipaddress import ip_network
 
 from gateway.config import Server
 from gateway.errors import GatewayError, MethodNotAllowed, UnknownURL
-from gateway.exchange import HeaderList, ulid
-from gateway.pipeline import CHAT, Pipeline
+from gateway.exchange import HeaderList, Ids
+from gateway.pipeline import CHAT, Pipeline, Way
 from gateway.ports import Ask, Client, Clock, Traces
 from gateway.web.errors import render
 from gateway.web.ops import Ops
@@ -39,8 +39,11 @@ ENDPOINTS = frozenset(
         "rerank",
     ]
 )
+PLAIN = {f"/v1/{path}": path for path in ENDPOINTS}
 # What clients with a base URL that lacks /v1 ask for.
 BARE = frozenset({CHAT, "completions", "embeddings", "models", "moderations", "responses"})
+
+PROBES = frozenset({"/healthz", "/readyz"})
 
 # A page of a listed origin may read these; a wildcard would not hold with credentials.
 _EXPOSED = ", ".join(
@@ -89,10 +92,11 @@ class Routes:
         self._edge = edge
         self._clock = clock
         self._traces = traces
+        self._ids = Ids(secrets.token_bytes)
 
     async def __call__(self, request: Request, client: Client) -> None:
         """Answer one request."""
-        if request.path in {"/healthz", "/readyz"}:
+        if request.head.path in PROBES:
             self._health(request, client)
             return
         edge = self._edge()
@@ -101,36 +105,36 @@ class Routes:
             client.start(204, cors + _preflight(request), 0)
             client.finish()
             return
-        path = api_path(request.path)
+        path, now = api_path(request.path), self._clock.now()
+        head = request.head
         ask = Ask(
-            id=ulid(int(self._clock.now() * 1000), secrets.token_bytes(10)),
-            at=self._clock.now(),
-            started=request.started,
-            method=request.method,
-            path=request.path.lstrip("/") if path is None else path,
-            query=request.query,
-            headers=request.headers,
-            body=request.body,
-            client=client_address(
-                request.peer, request.header("x-forwarded-for"), edge.trusted_proxies
-            ),
-            cors=cors,
+            self._ids.make(now),
+            now,
+            request.started,
+            head.method,
+            head.path.lstrip("/") if path is None else path,
+            head.query,
+            request.headers,
+            request.body,
+            client_address(request.peer, request.header("x-forwarded-for"), edge.trusted_proxies),
+            cors,
+            None,
+            head.shared,
         )
         ask.context = self._traces.begin(ask)
         await self._route(ask, client, known=path is not None)
 
-    async def _route(self, ask: Ask, client: Client, *, known: bool) -> None:
+    def _route(self, ask: Ask, client: Client, *, known: bool) -> Way:
         if not known:
             error = UnknownURL(
                 f"There is nothing at '/{ask.path[:200]}'. The API is below /v1, like /v1/{CHAT}."
             )
-            await self._pipeline.refuse(ask, client, "unknown", error)
-        elif ask.path == CHAT and ask.method == "POST":
-            await self._pipeline.chat(ask, client)
-        elif ask.path == "models" and ask.method == "GET":
-            await self._pipeline.models(ask, client)
-        else:
-            await self._pipeline.relay(ask, client, endpoint_of(ask.path))
+            return self._pipeline.refuse(ask, client, "unknown", error)
+        if ask.path == CHAT and ask.method == "POST":
+            return self._pipeline.chat(ask, client)
+        if ask.path == "models" and ask.method == "GET":
+            return self._pipeline.models(ask, client)
+        return self._pipeline.relay(ask, client, endpoint_of(ask.path))
 
     def _health(self, request: Request, client: Client) -> None:
         """`/healthz` and `/readyz`: no credential, no upstream, no log line (requirement L2)."""
@@ -148,6 +152,8 @@ class Routes:
 def api_path(path: str) -> str | None:
     """What follows `/v1/`, or None. Doubled slashes and a forgotten `/v1` are forgiven
     (contract)."""
+    if path in PLAIN:
+        return PLAIN[path]
     rest = path.lstrip("/")
     if rest == "v1" or rest.startswith("v1/"):
         return rest[2:].strip("/") if rest[3:] else None

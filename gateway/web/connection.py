@@ -279,9 +279,9 @@ class Connection(asyncio.Protocol):
         """The Date header, with its end of line."""
         return self._plane.date()
 
-    def answered(self, *, last: bool) -> None:
-        """The answer is whole; `last`: the connection ends with it."""
-        if last and not self.gone:
+    def answered(self) -> None:
+        """The answer is whole, and the connection ends with it."""
+        if not self.gone:
             self._hang_up()
 
     def cut(self, *, reset: bool) -> None:

@@ -57,6 +57,14 @@ class Writer:
         self._pieces.append(data)
         self._size += len(data)
 
+    def send(self, data: bytes) -> None:
+        """Send `data` now, after what was pushed before it."""
+        if self._pieces:
+            self.flush()
+        if not self._transport.is_closing():
+            self._handed += len(data)
+            self._transport.write(data)
+
     def flush(self) -> None:
         """Send now what was pushed."""
         pieces, size = self._pieces, self._size

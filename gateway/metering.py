@@ -15,6 +15,7 @@ from gateway.config import Quota as QuotaSection
 from gateway.entry import is_like
 from gateway.errors import EndpointNotMetered, ModelNotPriced
 from gateway.exchange import Bound, Caller, CallerKind, Reservation
+from gateway.keys.rules import blotted
 from gateway.leash import Leash
 from gateway.ports import Call, ClientGone, Ledger, Permit, Prices, Quota, Upstream
 from gateway.trip import Trip
@@ -144,7 +145,7 @@ class Metering:
             at=trip.ask.at,
             key_id=caller.id,
             team_id=caller.team_id,
-            model=trip.model or "",
+            model=blotted(trip.model or ""),
             prompt_tokens=prompt,
             completion_tokens=said,
             nano_usd=-(-(prompt_pico + said * bound.output_pico) // PICO_PER_NANO),

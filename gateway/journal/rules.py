@@ -6,13 +6,15 @@ and holds only what can be printed; no body and no credential is among the field
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import msgspec
 
-from gateway.exchange import Caller, Cost, Exchange, Timings, Usage
+from gateway.exchange import Exchange, Timings, Usage
 
 PATH = 512  # characters
 TEXT = 128
@@ -22,6 +24,8 @@ SECRET = 16  # characters from which a caller's token is blotted out of other fi
 DETAILS = 32  # members of one level of the upstream's usage object
 DEPTH = 3
 LARGEST = 2**63 - 1
+BLOT = "[key]"
+KEPT = 1024  # parts of each kind that are kept: some MB at most, where clients make them long
 
 _encode = msgspec.json.Encoder().encode
 
@@ -46,60 +50,98 @@ class Bucket:
 
 
 def line(exchange: Exchange, suppressed: int = 0) -> bytes:
-    """The access line of one exchange, newline included. `suppressed`: lines left out before it."""
-    return _encode(record(exchange, suppressed)) + b"\n"
+    """The access line of one exchange, newline included; times are milliseconds, sizes are bytes.
+    `suppressed`: lines left out before it.
 
-
-def record(exchange: Exchange, suppressed: int = 0) -> dict[str, Any]:
-    """The fields in their order. Times are milliseconds, sizes are bytes."""
+    Made for every request, on the event loop's thread: one template, no dict, and parts that come
+    again are kept as they are written.
+    """
     x, usage, caller = exchange, exchange.usage, exchange.caller
+    name = team = kind = None
+    if caller is not None:
+        name, team, kind = caller.name[: TEXT + 1], caller.team, str(caller.kind)
+        if caller.token and len(caller.token) >= SECRET:
+            x = _blotted(x, caller.token)
+    reasons = () if x.summary is None else x.summary.finish_reasons[:FINISH_REASONS]
+    key = "null" if x.cache_key is None else f'"{x.cache_key}"'
+    return (
+        f'{{"id":"{x.id}","time":"{rfc3339(x.at)}",'
+        f"{_who(x.client[: TEXT + 1], name, kind, team)},"
+        f"{_where(x.endpoint[: TEXT + 1], x.method[: TEXT + 1], x.path[: PATH + 1])},"
+        f"{_model(_start(x.model), _start(x.model_served), _start(x.upstream))},"
+        f'"upstream_request_id":{_text(x.upstream_request_id)},'
+        f'"stream":{"true" if x.stream else "false"},"status":{x.status},"outcome":"{x.outcome!s}",'
+        f'"error":{_text(x.error)},"cache":"{x.cache!s}","cache_key":{key},'
+        f'"cache_reason":{_text(x.cache_reason)},"cache_age":{_decimal(x.cache_age)},'
+        f'"saved_tokens":{x.saved.prompt_tokens + x.saved.completion_tokens},'
+        f'"cost_usd":{_dollars(x.cost.nano_usd)},'
+        f'"saved_cost_usd":{_dollars(x.saved_cost.nano_usd)},'
+        f'{_tokens(usage)},"usage_missing":{_text(x.usage_missing)},'
+        f'"finish_reasons":[{",".join([_text(reason) for reason in reasons])}],'
+        f'"attempts":{x.attempts},"retry":{_retry(_start(x.client_retry))},"bytes_in":{x.bytes_in},'
+        f'"bytes_out":{x.bytes_out},"ms":{_milliseconds(x.timings)},'
+        f'"tags":{_tags(x.tags) if x.tags else "{}"},"trace":{_text(x.trace)}'
+        f"{_rare(x, suppressed)}}}\n"
+    ).encode()
 
-    def text(value: str | None, limit: int = TEXT) -> str | None:
-        return None if value is None else clean(_blotted(value, caller), limit)
 
-    fields: dict[str, Any] = {
-        "id": x.id,
-        "time": rfc3339(x.at),
-        "client": text(x.client),
-        "key": None if caller is None else clean(caller.name, TEXT),
-        "key_kind": None if caller is None else caller.kind.value,
-        "team": None if caller is None else text(caller.team),
-        "endpoint": text(x.endpoint),
-        "method": text(x.method, 32),
-        "path": text(x.path.partition("?")[0], PATH),
-        "model": text(x.model),
-        "model_served": text(x.model_served),
-        "upstream": text(x.upstream),
-        "upstream_request_id": text(x.upstream_request_id),
-        "stream": x.stream,
-        "status": x.status,
-        "outcome": x.outcome.value,
-        "error": text(x.error),
-        "cache": x.cache.value,
-        "cache_key": x.cache_key,
-        "cache_reason": x.cache_reason,
-        "cache_age": None if x.cache_age is None else round(x.cache_age, 3),
-        "saved_tokens": x.saved.prompt_tokens + x.saved.completion_tokens,
-        "cost_usd": _dollars(x.cost),
-        "saved_cost_usd": _dollars(x.saved_cost),
-        **_tokens(usage),
-        "usage_missing": text(x.usage_missing),
-        "finish_reasons": [text(reason) for reason in _finish_reasons(x)],
-        "attempts": x.attempts,
-        "retry": _retry(x.client_retry),
-        "bytes_in": x.bytes_in,
-        "bytes_out": x.bytes_out,
-        "ms": _milliseconds(x.timings),
-        "tags": {text(k): text(v) for k, v in list(x.tags.items())[:TAGS]},
-        "trace": text(x.trace),
+def _blotted(x: Exchange, token: str) -> Exchange:
+    """Clients do put their key where it does not belong: in a path, a tag, a model's name (G7)."""
+    changes: dict[str, Any] = {
+        name: value.replace(token, BLOT)
+        for name in _TEXTS
+        if (value := getattr(x, name)) is not None and token in value
     }
-    if x.clamped is not None:
-        fields["clamped"] = x.clamped
+    if x.tags:
+        changes["tags"] = {
+            k.replace(token, BLOT): v.replace(token, BLOT) for k, v in x.tags.items()
+        }
+    if x.summary is not None and any(token in reason for reason in x.summary.finish_reasons):
+        reasons = tuple(reason.replace(token, BLOT) for reason in x.summary.finish_reasons)
+        changes["summary"] = dataclasses.replace(x.summary, finish_reasons=reasons)
+    return msgspec.structs.replace(x, **changes) if changes else x
+
+
+_TEXTS = (
+    *("client", "endpoint", "method", "path", "model", "model_served", "upstream"),
+    *("upstream_request_id", "error", "cache_reason", "usage_missing", "client_retry", "trace"),
+)
+
+
+def _start(text: str | None) -> str | None:
+    """No more is needed of it; nor kept."""
+    return None if text is None else text[: TEXT + 1]
+
+
+@lru_cache(KEPT)
+def _who(client: str, name: str | None, kind: str | None, team: str | None) -> str:
+    caller = f'"key":{_text(name)},"key_kind":{_text(kind)},"team":{_text(team)}'
+    return f'"client":{_text(client)},{caller}'
+
+
+@lru_cache(KEPT)
+def _where(endpoint: str, method: str, path: str) -> str:
+    return (
+        f'"endpoint":{_text(endpoint)},"method":{_text(method, 32)},'
+        f'"path":{_text(path.partition("?")[0], PATH)}'
+    )
+
+
+@lru_cache(KEPT)
+def _model(asked: str | None, served: str | None, upstream: str | None) -> str:
+    return f'"model":{_text(asked)},"model_served":{_text(served)},"upstream":{_text(upstream)}'
+
+
+def _text(text: str | None, limit: int = TEXT) -> str:
+    return "null" if text is None else _encode(clean(text, limit)).decode()
+
+
+def _rare(x: Exchange, suppressed: int) -> str:
+    """What most lines do not have."""
+    shown = "" if x.clamped is None else f',"clamped":{x.clamped}'
     if x.bound_exceeded:
-        fields["bound_exceeded"] = True
-    if suppressed:
-        fields["suppressed"] = suppressed
-    return fields
+        shown += ',"bound_exceeded":true'
+    return f'{shown},"suppressed":{suppressed}' if suppressed else shown
 
 
 def clean(text: str, limit: int) -> str:
@@ -117,30 +159,38 @@ def clean(text: str, limit: int) -> str:
 
 def rfc3339(at: float) -> str:
     """Seconds since the epoch as UTC with milliseconds."""
-    stamp = datetime.fromtimestamp(at, UTC).isoformat(timespec="milliseconds")
-    return stamp.replace("+00:00", "Z")
+    return _stamp(int(at * 1_000_000 + 0.5) // 1000)
 
 
-def _blotted(text: str, caller: Caller | None) -> str:
-    """Clients do put their key where it does not belong: in a path, a tag, a model's name (G7)."""
-    token = None if caller is None else caller.token
-    return text.replace(token, "[key]") if token and len(token) >= SECRET else text
+@lru_cache(8)
+def _stamp(ms: int) -> str:
+    second = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{second}.{ms % 1000:03}Z"
 
 
-def _dollars(cost: Cost) -> float | None:
+def _decimal(value: float | None) -> str:
+    return "null" if value is None else f"{value:.3f}" if value else "0.0"
+
+
+@lru_cache(KEPT)
+def _dollars(nano_usd: int | None) -> str:
     """For people and plots; the ledger has the exact figure."""
-    return None if cost.nano_usd is None else cost.nano_usd / 1e9
+    return "null" if nano_usd is None else str(nano_usd / 1e9)
 
 
-def _tokens(usage: Usage) -> dict[str, Any]:
-    return {
-        "prompt_tokens": min(usage.prompt_tokens, LARGEST),
-        "completion_tokens": min(usage.completion_tokens, LARGEST),
-        "cached_tokens": min(usage.cached_tokens, LARGEST),
-        "reasoning_tokens": min(usage.reasoning_tokens, LARGEST),
-        "usage_source": usage.source.value,
-        "usage_details": None if usage.details is None else _numbers(usage.details, DEPTH),
-    }
+def _tokens(usage: Usage) -> str:
+    details = "null" if usage.details is None else _encode(_numbers(usage.details, DEPTH)).decode()
+    return (
+        f'"prompt_tokens":{_bounded(usage.prompt_tokens)},'
+        f'"completion_tokens":{_bounded(usage.completion_tokens)},'
+        f'"cached_tokens":{_bounded(usage.cached_tokens)},'
+        f'"reasoning_tokens":{_bounded(usage.reasoning_tokens)},'
+        f'"usage_source":"{usage.source!s}","usage_details":{details}'
+    )
+
+
+def _bounded(count: int) -> int:
+    return count if count < LARGEST else LARGEST
 
 
 def _numbers(details: Mapping[str, Any], depth: int) -> dict[str, Any]:
@@ -156,29 +206,27 @@ def _numbers(details: Mapping[str, Any], depth: int) -> dict[str, Any]:
     return kept
 
 
-def _finish_reasons(exchange: Exchange) -> tuple[str, ...]:
-    return () if exchange.summary is None else exchange.summary.finish_reasons[:FINISH_REASONS]
+def _tags(tags: Mapping[str, str]) -> str:
+    shown = list(tags.items())[:TAGS]
+    return _encode({clean(k, TEXT): clean(v, TEXT) for k, v in shown}).decode()
 
 
-def _retry(count: str | None) -> int | None:
+@lru_cache(KEPT)
+def _retry(count: str | None) -> str:
     """The client's own `x-stainless-retry-count`, where it is a count."""
-    return int(count) if count and len(count) <= 4 and count.isascii() and count.isdigit() else None
+    if count and len(count) <= 4 and count.isascii() and count.isdigit():
+        return str(int(count))
+    return "null"
 
 
-def _milliseconds(timings: Timings) -> dict[str, float | None]:
-    points = (
-        "received",
-        "admitted",
-        "looked_up",
-        "connected",
-        "first_byte",
-        "first_token",
-        "last_byte",
-        "booked",
-        "total",
-        "queued",
-        "upstream",
-        "overhead",
+def _milliseconds(t: Timings) -> str:
+    total, own = _decimal(t.total), t.overhead
+    overhead = total if own == t.total else _decimal(own)  # nothing was waited for
+    return (
+        f'{{"received":{_decimal(t.received)},"admitted":{_decimal(t.admitted)},'
+        f'"looked_up":{_decimal(t.looked_up)},"connected":{_decimal(t.connected)},'
+        f'"first_byte":{_decimal(t.first_byte)},"first_token":{_decimal(t.first_token)},'
+        f'"last_byte":{_decimal(t.last_byte)},"booked":{_decimal(t.booked)},'
+        f'"total":{total},"queued":{_decimal(t.queued)},'
+        f'"upstream":{_decimal(t.upstream)},"overhead":{overhead}}}'
     )
-    values = ((point, getattr(timings, point)) for point in points)
-    return {point: None if value is None else round(value, 3) for point, value in values}

@@ -180,6 +180,26 @@ def test_a_caller_s_token_is_blotted_out_wherever_the_client_put_it(field):
     assert b"[key]" in said
 
 
+def test_a_caller_s_token_is_blotted_out_before_anything_is_cut_or_kept():
+    """No part of it is left where a limit goes through it, nor in a line of another caller."""
+    token = CALLER.token
+    assert token is not None
+    summary = Summary(finish_reasons=(f"{token}",))
+    said = line(exchange(model="m" * 120 + token, path="/" * 505 + token, summary=summary))
+    assert b"canary" not in said and token[:5].encode() not in said
+    assert read(exchange(model="m" * 120 + token, caller=None))["model"][:120] == "m" * 120
+
+
+def test_parts_that_come_again_are_each_their_own():
+    """They are kept as written: a line never has another's."""
+    names = ("a", "b", None, 'q"', "é")
+    for first in names:
+        for second in names:
+            said = read(exchange(model=first, model_served=second, client=second or "c"))
+            assert (said["model"], said["model_served"]) == (first, second)
+            assert said["client"] == (second or "c")
+
+
 def test_a_short_token_blots_nothing_out():
     """Clients that need no key send `none` or `test`, and models may be named so."""
     said = read(exchange(caller=Caller(CallerKind.PASSTHROUGH, "i", "n", "test"), model="test-1"))

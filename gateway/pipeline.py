@@ -320,7 +320,6 @@ class Pipeline:
             raise
         finally:
             boarding.close_flight(flight)
-            trip.waited += flight.waited
         flight.land()
         await self._deliver(trip, reader)
 
@@ -382,7 +381,7 @@ class Pipeline:
             trip.last_byte = clock.monotonic()
         finally:
             reply.close()
-            trip.summary = watcher.summary()
+            trip.summary, trip.waited = watcher.summary(), trip.waited + flight.waited
         if request is not None and reply.status == 200:
             refuse_cut(trip.summary, upstream, watcher.form)
 

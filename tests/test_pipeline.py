@@ -70,6 +70,22 @@ async def chat(body: bytes, *replies: Any, **more: Any) -> tuple[list[Any], Fake
     return story, client, upstream, inside.sinks[0].only  # type: ignore[attr-defined]
 
 
+async def test_the_row_has_the_whole_wait_for_the_upstream() -> None:
+    """It is written before the end is released, and what the gateway took is told by it (H1)."""
+
+    class Slow(FakeReply):
+        async def read(self) -> bytes:
+            inside.clock.time += 10  # type: ignore[attr-defined]
+            return await super().read()
+
+    story: list[Any] = []
+    inside = house(story, FakeUpstream(story, Slow(story, [ANSWER[:20], ANSWER[20:]])))
+    await Pipeline(inside).chat(ask(CHAT), FakeClient(story))
+    [row] = inside.ledger.rows  # type: ignore[attr-defined]
+    assert row.timings.upstream == 30_000
+    assert row.timings.overhead == 0
+
+
 async def test_json_is_answered_in_one_piece_with_its_length() -> None:
     story, client, upstream, exchange = await chat(CHAT, FakeReply([], [ANSWER[:20], ANSWER[20:]]))
     assert story == ["call", "closed", "commit", ("head", 200), "finished", ("booked", "ok")]

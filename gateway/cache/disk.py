@@ -37,9 +37,7 @@ class Disk:
         """`size_limit` in bytes, of all its files. Opens nothing."""
         self._folder, self._clock = folder.absolute(), clock
         self.timed: Callable[[str, float], None] = _untimed
-        self._writer = Writer(
-            folder, clock, size_limit, self._settled, lambda took: self.timed("set", took)
-        )
+        self._writer = Writer(folder, clock, size_limit, self._settled)
         self._readers: Readers[Entry | None] = Readers(self._read, self._leave)
         self._started = self._stopped = False
         self._waiting: dict[bytes, Entry] = {}  # on their way to the disk
@@ -82,9 +80,10 @@ class Disk:
     # Reading ------------------------------------------------------------------------------------
 
     async def get(self, key: bytes, deadline: float) -> Entry | None:
-        """What is there, within `deadline` seconds. Never raises."""
+        """What is there, within `deadline` seconds; at once, where it is known that nothing is.
+        Never raises."""
         entry = None
-        if self._writer.state == "open":
+        if self._writer.state == "open" and not self._writer.presence.lacks(key):
             began = self._clock.monotonic()
             entry = await self._get(key, deadline)
             self.timed("get", self._clock.monotonic() - began)
@@ -154,14 +153,16 @@ class Disk:
         self._waiting[key] = entry
         self._writer.put_store(Put(key, entry, size))
 
-    def _settled(self, puts: list[Put], written: bool) -> None:
+    def _settled(self, puts: list[Put], took: float | None) -> None:
+        if took is not None:
+            self.timed("set", took)
         for put in puts:
             self._queued -= 1
             self._queued_bytes -= put.size
             if self._waiting.get(put.key) is not put.entry:
                 continue
             del self._waiting[put.key]
-            if written:
+            if took is not None:
                 self._outdated.pop(put.key, None)
             else:
                 self._outdate(put.key, put.entry)

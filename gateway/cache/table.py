@@ -10,18 +10,23 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Container, Iterable, Sequence
 from errno import EACCES, EDQUOT, EEXIST, ENOSPC, ENOTDIR, EPERM, EROFS
+from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 import diskcache
 
 from gateway.cache.codec import Corrupt, decode_labels
+from gateway.cache.presence import PREFIX
 from gateway.entry import Selector
 
 BUSY = 0.05  # seconds that SQLite waits for a lock; diskcache's default is 60
 CHUNK = 200  # rows deleted in one transaction
 SCAN = 2000  # rows looked at in one statement
 VACUUM = 256  # pages given back to the file system at a time
+MANY = 64  # rows in one statement, at most; each power of two up to it is a statement of its own
+KEY = 32  # bytes of a key: a SHA-256
 
 _RAW = 1  # diskcache's column `raw`: the key is bytes as they are
 _MODE_RAW = 1  # and `mode`: so is the value
@@ -64,12 +69,12 @@ class BytesDisk(diskcache.Disk):  # type: ignore[misc]
 
 
 class Row(NamedTuple):
-    """What is written. `expire` in seconds from now."""
+    """What is written. `expires` in wall seconds."""
 
     key: bytes
     data: bytes
     labels: bytes
-    expire: float
+    expires: float
 
 
 class Full(Exception):
@@ -114,11 +119,33 @@ class Table(diskcache.Cache):  # type: ignore[misc]
         data, labels = self.get(key, tag=True)
         return None if data is None else (data, labels)
 
-    def write(self, rows: Sequence[Row]) -> None:
-        """All of them or none."""
+    def write(self, rows: Sequence[Row], now: float) -> None:
+        """All of them or none, as written at `now`. Many in one statement: each statement gives
+        the interpreter's lock away, and beside a busy loop it is long in coming back. Refused."""
+        if any(type(row.key) is not bytes or type(row.data) is not bytes for row in rows):
+            raise Refused("a key and a value are bytes")
+        start = 0
         with self.transact():
-            for row in rows:
-                self.set(row.key, row.data, expire=row.expire, tag=row.labels)
+            while start < len(rows):
+                count = min(MANY, 1 << ((len(rows) - start).bit_length() - 1))
+                some = chain.from_iterable(rows[start : start + count])
+                self._sql(_insertion(count), (now, *some))
+                start += count
+
+    def keys_after(self, last: bytes, count: int) -> tuple[bytes, bytes | None]:
+        """The first PREFIX bytes of each of the next `count` keys after `last`, joined; the last
+        of these keys, None where there are none. Only the keys' index is read, in one step."""
+        ((prefixes, last_of_them),) = self._sql(
+            "SELECT group_concat(hex(substr(key, 1, ?)), ''), max(key) FROM (SELECT key FROM Cache"
+            " WHERE key > ? AND length(key) = ? ORDER BY key LIMIT ?)",
+            (PREFIX, last, KEY, count),
+        ).fetchall()
+        return bytes.fromhex(prefixes or ""), last_of_them
+
+    def version(self) -> int:
+        """Another number once another connection has written (PRAGMA data_version)."""
+        ((version,),) = self._sql("PRAGMA data_version").fetchall()
+        return int(version)
 
     def remove(self, keys: Iterable[bytes]) -> int:
         """Delete rows by key, whatever their kind; how many."""
@@ -238,6 +265,24 @@ class Table(diskcache.Cache):  # type: ignore[misc]
             with self.transact():
                 self._sql(f"DELETE FROM Cache WHERE rowid IN ({marks})", [row[0] for row in rows])
         return len(rows)
+
+
+@lru_cache
+def _insertion(count: int) -> str:
+    """A statement for `count` rows: the time, then each row's members in their order."""
+    rows = ",".join(
+        f"(?{at},{_RAW},?1,?{at + 3},?1,0,?{at + 2},0,{_MODE_RAW},NULL,?{at + 1})"
+        for at in range(2, 2 + count * len(Row._fields), len(Row._fields))
+    )
+    names = (
+        *("store_time", "expire_time", "access_time", "access_count", "tag", "size", "mode"),
+        *("filename", "value"),
+    )
+    anew = ",".join(f"{name} = excluded.{name}" for name in names)
+    return (
+        f"INSERT INTO Cache(key, raw, {', '.join(names)}) VALUES {rows}"
+        f" ON CONFLICT(key, raw) DO UPDATE SET {anew}"
+    )
 
 
 def _takes(selector: Selector, key: Any, tag: Any) -> bool:

@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 
 from gateway.cache import folder as folders
 from gateway.cache.codec import decode, decode_labels, encode, encode_labels
+from gateway.cache.presence import Presence
 from gateway.cache.table import CORRUPT, ERRORS, Row, Table, word_for
 from gateway.entry import Entry
 from gateway.ports import Clock
 
 LINGER = 0.05  # seconds that a store waits for others to be written with
-BATCH = 64  # stores in one transaction
+BATCH = 256  # stores in one transaction
 TICK = 1.0  # seconds between two looks at what has expired
 BUSY = 0.01  # seconds between two steps of tidying
 TRIES = 5  # of a write that finds the database locked; each waits for the lock
@@ -66,12 +67,11 @@ class Writer:
         folder: Path,
         clock: Clock,
         limit: int,
-        settled: Callable[[list[Put], bool], None],
-        timed: Callable[[float], None],
+        settled: Callable[[list[Put], float | None], None],
     ) -> None:
         """`limit` in bytes, of all files. `settled` is called on the loop's thread with what was
-        taken from the queue, and whether it is on disk; `timed` likewise, with the seconds that
-        one transaction took. Opens nothing."""
+        taken from the queue, and the seconds that its transaction took; None: it is not on disk.
+        Opens nothing."""
         self.table: Table | None = None
         self.state = "closed"
         self.limit = limit
@@ -80,14 +80,15 @@ class Writer:
         self.errors = dict.fromkeys(ERRORS, 0)
         self.dropped = dict.fromkeys((*ERRORS, "unavailable"), 0)
         self.evictions = {"size": 0, "expired": 0, "purged": 0, "refused": 0}
+        self.presence = Presence()
         self.opened, self.ended = asyncio.Event(), asyncio.Event()
         self._folder, self._clock, self._settled = folder.absolute(), clock, settled
-        self._timed = timed
         self._loop: asyncio.AbstractEventLoop | None = None
         self._queue: SimpleQueue[Put | _Job | _Stop] = SimpleQueue()
         self._hurry = threading.Event()
-        self._next_open = self._next_rebuild = 0.0
+        self._next_open = self._next_rebuild = self._next_tidy = 0.0
         self._swept_to: int | None = None
+        self._version = 0
 
     # On the loop's thread -----------------------------------------------------------------------
 
@@ -128,14 +129,16 @@ class Writer:
             puts, order = self._collect(wait)
             if self.table is None and self._clock.monotonic() >= self._next_open:
                 self._open()
+            self._guarded(self._notice)
             if puts:
-                self._tell(self._settled, puts, self._guarded(self._write, puts) is True)
+                self._tell(self._settled, puts, self._guarded(self._write, puts))
             if isinstance(order, _Job):
                 self._obey(order)
             elif isinstance(order, _Stop):
                 break
-            more = self._guarded(self._tidy, not puts) is True
-            wait = BUSY if more else TICK
+            if not puts or self._clock.monotonic() >= self._next_tidy:
+                wait = BUSY if self._guarded(self._tidy, not puts) is True else TICK
+                self._next_tidy = self._clock.monotonic() + wait
         self.state = "closed"
         if self.table is not None:
             self._guarded(self.table.close)
@@ -170,6 +173,8 @@ class Writer:
                 table = Table(self._folder, self.limit)
                 table.resize(self.limit)
                 self._measure(table)
+                self._version = table.version()
+                self.presence.begin(self.entries)
             except Exception as error:
                 word = word_for(error)
                 self.errors[word] += 1
@@ -207,19 +212,25 @@ class Writer:
         if self._set_aside():
             self._open()
 
-    def _write(self, puts: list[Put]) -> bool:
-        table = self.table
-        rows = self._rows(puts)
+    def _notice(self) -> None:
+        """What another process wrote is not in the filter: it is built anew."""
+        if self.table is not None and (version := self.table.version()) != self._version:
+            self._version = version
+            self.presence.begin(self.entries)
+
+    def _write(self, puts: list[Put]) -> float | None:
+        table, now = self.table, self._clock.now()
+        rows = self._rows(puts, now)
         if table is None:
             self.dropped["unavailable"] += len(rows)
-            return False
+            return None
+        self.presence.add(row.key for row in rows)
         need = sum(len(row.data) for row in rows)
         for attempt in range(TRIES):
             try:
                 began = self._clock.monotonic()
                 self.evictions["size"] += table.make_room(need)
-                table.write(rows)
-                self._tell(self._timed, self._clock.monotonic() - began)
+                table.write(rows, now)
             except Exception as error:
                 word = word_for(error)
                 self.errors[word] += 1
@@ -229,20 +240,19 @@ class Writer:
                 self.dropped[word] += len(rows)
                 if word == CORRUPT:
                     self.rebuild(error)
-                return False
+                return None
             self.written += len(rows)
-            return True
-        return False
+            return self._clock.monotonic() - began
+        return None
 
-    def _rows(self, puts: list[Put]) -> list[Row]:
+    def _rows(self, puts: list[Put], now: float) -> list[Row]:
         """What is to be written; of several for one key the last."""
-        rows, now = [], self._clock.now()
+        rows = []
         for key, entry in {put.key: put.entry for put in puts}.items():
-            expire = entry.expires - now
-            if expire <= 0:
+            if (expires := entry.expires) <= now:
                 continue
             try:
-                rows.append(Row(key, encode(entry, key), encode_labels(entry), expire))
+                rows.append(Row(key, encode(entry, key), encode_labels(entry), expires))
             except Exception:  # a usage object with a number beyond 64 bits: memory keeps it
                 self.dropped["encode"] += 1
         return rows
@@ -298,7 +308,7 @@ class Writer:
         elif idle and not more:
             more = table.vacuum_some()
         self._measure(table)
-        return more
+        return self.presence.step(table, self.entries) or more
 
     def _measure(self, table: Table) -> None:
         self.entries, self.oldest = len(table), table.oldest()

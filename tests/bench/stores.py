@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,8 @@ def fill(folder: Path, key: dict[str, Any], config: dict[str, Any], count: int) 
         numbers = iter(range(1, count))
         while batch := list(itertools.islice(numbers, BATCH)):
             keys = [key_of(number) for number in batch]
-            table.write([Row(key, encode(entry, key), labels, LIFE) for key in keys])
+            now = time.time()
+            table.write([Row(key, encode(entry, key), labels, now + LIFE) for key in keys], now)
     finally:
         table.close()
     warm(place)

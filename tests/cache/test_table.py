@@ -18,7 +18,8 @@ from gateway.cache.store import TwoTier
 from gateway.cache.table import ERRORS, Full, Refused, Row, Table, word_for
 from tests.cache.samples import MiB, SetClock, entry, keep, key_of, section
 
-ROW = Row(key_of("a"), b"data", b"labels", 60.0)
+NOW = time.time()
+ROW = Row(key_of("a"), b"data", b"labels", NOW + 3600)
 
 
 @pytest.fixture
@@ -87,28 +88,28 @@ def test_a_transaction_that_was_left_open_is_closed(table):
     """diskcache forgets the one whose COMMIT failed, and every later BEGIN would fail."""
     table._sql("BEGIN IMMEDIATE")
     with pytest.raises(diskcache.Timeout):
-        table.write([ROW])
+        table.write([ROW], NOW)
     table.recover()
-    table.write([ROW])
+    table.write([ROW], NOW)
     assert table.read(ROW.key) == (b"data", b"labels")
 
 
 def test_a_batch_is_written_whole_or_not_at_all(table):
     with pytest.raises(Refused):
-        table.write([ROW, Row(key_of("b"), "text", b"", 60.0)])  # type: ignore[arg-type]
+        table.write([ROW, ROW._replace(key=key_of("b"), data="text")], NOW)  # type: ignore[arg-type]
     assert len(table) == 0
 
 
 def test_expiring_goes_in_steps(table):
     for start in range(0, 500, 100):
-        table.write([Row(key_of(start + n), b"x", b"", 5.0) for n in range(100)])
-    later = time.time() + 6
+        table.write([Row(key_of(start + n), b"x", b"", NOW + 5) for n in range(100)], NOW)
+    later = NOW + 6
     assert [table.expire_some(later) for _ in range(4)] == [200, 200, 100, 0]
 
 
 def test_room_is_made_in_bounded_rounds(table):
     for number in range(100):
-        table.write([Row(key_of(number), bytes(10_000), b"", 60.0)])
+        table.write([Row(key_of(number), bytes(10_000), b"", NOW + 60)], NOW + number)
     table.room = table.used() // 2
     with pytest.raises(Full):
         table.make_room(0, rounds=1)

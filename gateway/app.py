@@ -22,7 +22,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 from gateway.admin import Rooms
-from gateway.balances import pasts
+from gateway.balances import Balances
 from gateway.boarding import Boarding
 from gateway.cache.store import TwoTier
 from gateway.calls import Calls
@@ -178,7 +178,15 @@ class Gateway:
             missing_usage=config.usage.on_missing_usage,
             journal=self.journal,
         )
-        await self._restore_balances()
+        self.balances = Balances(
+            self.quotas,
+            self.books,
+            self.clock,
+            lambda: {key.id for key in self.register.keys},
+            lambda: self.house.upstreams,
+        )
+        stack.push_async_callback(self.balances.close)
+        await self.balances.restore()
         self.ops = Ops()
         self.ops.check("ledger", self.ledger.works)
         self.ops.check("ledger", self._books_are_kept)
@@ -238,11 +246,6 @@ class Gateway:
         say(f"data plane on {_url(listening, config.server.tls.cert)}")
         say(f"admin plane on {_url(address, config.admin.tls.cert)}")
 
-    async def _restore_balances(self) -> None:
-        now, issued = self.clock.now(), {key.id for key in self.register.keys}
-        found = await self.books.open_windows(now)
-        self.quotas.restore(pasts(found, now, issued, self.house.upstreams))
-
     async def _standing(self, kind: str, id: str, name: str, limits: Given) -> list[dict[str, Any]]:
         return self.quotas.standing(kind, id, name, limits)
 
@@ -295,7 +298,7 @@ class Gateway:
         self.prices.reconfigure(config.models)
         self.traces.reconfigure(config.traces, config.upstreams)
         self.journal.reconfigure(config.journal, secrets_of(config))
-        self.quotas.reconfigure(config.quota)
+        self.balances.reconfigure(config.quota)
         self.metering.reconfigure(config.quota, config.models)
         self.config = config
         self.metrics.reloaded(ok=True)

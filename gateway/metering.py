@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
-from gateway.calls import Calls
+from gateway.calls import OFF_LOOP, Calls
 from gateway.config import ModelSection, Unpriced
 from gateway.config import Quota as QuotaSection
 from gateway.entry import is_like
@@ -57,14 +57,17 @@ class Metering:
         if caller.kind is CallerKind.ISSUED:
             trip.permit = self._quota.permit(caller, shared=False)
 
-    def admit(self, trip: Trip, caller: Caller, upstream: Upstream, *, reads: bool) -> None:
-        """Let it in and count it. RateLimited, InsufficientQuota."""
+    def admit(self, trip: Trip, caller: Caller, upstream: Upstream | None, *, reads: bool) -> None:
+        """Let it in and count it; None: it goes to several upstreams. RateLimited,
+        InsufficientQuota."""
         if caller.kind is not CallerKind.ISSUED:
-            trip.permit = self._quota.permit(caller, shared=upstream.shared_by(caller.kind))
+            shared = upstream is not None and upstream.shared_by(caller.kind)
+            trip.permit = self._quota.permit(caller, shared=shared)
         trip.permit.admit(reads=reads)
 
     async def reserve(self, trip: Trip, upstream: Upstream, call: Call) -> bool:
-        """Hold what the call may take, and lower its cap where less is left; True: it had to wait.
+        """Hold what the call may take, and lower its cap where less is left; True: others had their
+        turn meanwhile, since it waited or its body was read in a thread.
 
         LedgerUnavailable, RateLimited, InsufficientQuota, EndpointNotMetered, ModelNotPriced;
         ClientGone while it waits.
@@ -90,7 +93,7 @@ class Metering:
             call.body = await self._calls.off_loop(lower, body)
         if demand.metered and demand is not NOTHING:
             self._ledger.reserve(self._reservation(trip, caller, bound, demand))
-        return waited
+        return waited or len(body) > OFF_LOOP
 
     async def _demand(self, call: Call, body: bytes) -> Demand:
         if call.path.partition("/")[0] in FREE_PATHS:

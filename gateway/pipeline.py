@@ -220,7 +220,7 @@ class Pipeline:
     async def _models(self, trip: Trip) -> None:
         caller, house = self._admit(trip), self.house
         trip.keep(house.journal, None)
-        trip.permit.admit(reads=False)
+        house.metering.admit(trip, caller, None, reads=False)
         accepting = [upstream for upstream in house.upstreams if upstream.accepts(caller.kind)]
         merged: dict[str, dict[str, object]] = {}
         for listed in await asyncio.gather(*(upstream.models(caller) for upstream in accepting)):
@@ -237,11 +237,11 @@ class Pipeline:
         ask, house = trip.ask, self.house
         while not await self._aboard(trip, plan):
             call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
-            waited = await house.metering.reserve(trip, plan.upstream, call)
-            if not (waited and house.boarding.answers(plan)):
+            paused = await house.metering.reserve(trip, plan.upstream, call)
+            if not (paused and house.boarding.answers(plan)):
                 await self._launch(trip, plan.upstream, call, plan.request, plan)
                 return
-            trip.permit.cancel()  # while it waited for its quota, an equal request was answered
+            trip.permit.cancel()  # meanwhile an equal request was answered, or is in the air
 
     async def _aboard(self, trip: Trip, plan: Plan) -> bool:
         """Answer it without a call. False: there is no such answer. NotCached."""

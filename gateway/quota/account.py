@@ -6,11 +6,12 @@ Rule: nothing here awaits or reads a clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from gateway.errors import GatewayError, InsufficientQuota, RateLimited
+from gateway.exchange import HeaderList
 from gateway.quota.rules import (
     MINUTE,
     NEVER,
@@ -34,12 +35,14 @@ from gateway.quota.windows import MONEY, REQUESTS, TOKENS, Bounds, Period, Slidi
 MODEST = 1.0  # seconds that a client is told to wait for what others hold
 
 
-@dataclass(frozen=True, slots=True)
 class Moment:
-    """Both clocks, in seconds."""
+    """Both clocks in seconds, the whole `second` of the one that never jumps, and the calendar's
+    windows. There is one, which is brought up to date."""
 
-    wall: float
-    steady: float
+    __slots__ = ("bounds", "second", "steady", "wall")
+
+    def __init__(self, wall: float, steady: float, bounds: Bounds) -> None:
+        self.wall, self.steady, self.second, self.bounds = wall, steady, int(steady), bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,19 +74,57 @@ class Waiting(Protocol):
         """Take what it waits for; False: there is no room yet."""
 
 
+class Gauge:
+    """A limit beside the window that measures it, and its headers, as far as they stay the same."""
+
+    __slots__ = ("_last", "_remaining", "_reset", "_total", "limit", "meter", "warn_at")
+
+    def __init__(self, limit: Limit, meter: Sliding | Period) -> None:
+        self.limit, self.meter = limit, meter
+        # A minute is over before a warning is read.
+        self.warn_at = WARN_AT * limit.amount if isinstance(meter, Period) else NEVER
+        self._total = f"x-ratelimit-limit-{limit.unit}", str(limit.amount)
+        self._remaining = f"x-ratelimit-remaining-{limit.unit}"
+        self._reset, self._last = f"x-ratelimit-reset-{limit.unit}", (0, ("", ""))
+
+    def level(self) -> Level:
+        """How it stands."""
+        return Level(self.limit, self.meter.used, self.meter.held)
+
+    def resets_in(self, now: Moment) -> float:
+        """Seconds until it is as if nothing had been used; NEVER: it never is."""
+        meter = self.meter
+        resets = meter.end - now.wall if isinstance(meter, Period) else meter.resets_in(now.steady)
+        return resets if resets > 0 else 0.0
+
+    def headers(self, left: int, now: Moment) -> HeaderList:
+        """Limit, what is left of it, and when it is whole again, in OpenAI's form."""
+        resets = self.resets_in(now)
+        whole = int(resets)
+        if whole != resets:
+            whole += 1
+        if whole != self._last[0] or whole < 2:
+            self._last = whole, (self._reset, reset_words(resets))
+        return [self._total, (self._remaining, str(left)), self._last[1]]
+
+
 class Account:
     """`name` is what metrics show, `title` what people read. `restored`: what it used before the
     start is known, and so was any warning given for it."""
 
     __slots__ = (
-        *("_default", "_own", "_restored", "checked", "key", "name", "shown", "spent"),
-        *("title", "waiting", "windows"),
+        *("_bounds", "_default", "_limits", "_most", "_own", "_restored", "_second", "day"),
+        *("key", "minute", "money", "name", "on_requests", "on_spending", "shown", "title"),
+        *("tokens", "told", "waiting", "windows"),
     )
 
     def __init__(self, key: AccountKey, bounds: Bounds, *, restored: bool = False) -> None:
         self.key, self.windows = key, Windows(bounds)
-        self.checked: tuple[Limit, ...] = ()  # limits that each request meets
-        self.spent: tuple[Limit, ...] = ()  # limits on tokens and money, that calls meet
+        self._limits: tuple[Limit, ...] = ()
+        self._most: Limit | None = None  # on requests at a time
+        self.minute = self.windows.minute
+        self._bounds, self._second = bounds, -1
+        self.attach()
         self.waiting: deque[Waiting] = deque()  # the first come first
         self._own: Given | None = None
         self._default: Given | None = None
@@ -106,69 +147,86 @@ class Account:
         if own is self._own and default is self._default:
             return
         self._own, self._default = own, default
-        limits = limits_of(own, default)
-        self.checked = tuple(one for one in limits if one.unit in (REQUESTS, PARALLEL))
-        self.spent = tuple(one for one in limits if one.unit in (TOKENS, MONEY))
+        self._limits = limits_of(own, default)
+        self.attach()
         if self._restored:
             self._restored = False
-            for limit in self._over():
-                self._warned(limit)
+            for gauge in self.on_requests + self.on_spending:
+                if gauge.meter.used >= gauge.warn_at:
+                    self._warned(gauge)
 
-    @property
-    def limits(self) -> tuple[Limit, ...]:
-        """All of them."""
-        return self.checked + self.spent
+    def roll(self, now: Moment) -> None:
+        """Bring its windows to this moment: work once in a second."""
+        if now.second != self._second or now.bounds is not self._bounds:
+            self._second, self._bounds = now.second, now.bounds
+            if self.windows.roll(now.bounds, now.second):
+                self.attach()
 
-    def meter(self, limit: Limit) -> Sliding | Period | None:
-        """The open window of a limit; None: it has none (`max_parallel`)."""
-        if limit.span == NOW:
-            return None
-        if limit.span == MINUTE:
-            return self.windows.minute[limit.unit]
-        return self.windows.periods[limit.span, limit.unit]
+    def attach(self) -> None:
+        """Put each limit beside its window, where either is new: nothing is looked for on the way
+        of a request."""
+        periods, minute = self.windows.periods, self.windows.minute
+        self.day = periods["day", REQUESTS]
+        self.tokens = tuple(one for (_, unit), one in periods.items() if unit == TOKENS)
+        self.money = tuple(one for (_, unit), one in periods.items() if unit == MONEY)
+        self._most = next((one for one in self._limits if one.unit == PARALLEL), None)
+        gauges = [
+            Gauge(
+                one,
+                minute[one.unit] if one.span == MINUTE else periods[one.span, one.unit],
+            )
+            for one in self._limits
+            if one.span != NOW
+        ]
+        self.on_requests = tuple(one for one in gauges if one.limit.unit == REQUESTS)
+        self.on_spending = tuple(one for one in gauges if one.limit.unit != REQUESTS)
+        # What headers tell of: those on requests, those on tokens.
+        self.told = self.on_requests, tuple(one for one in gauges if one.limit.unit == TOKENS)
 
-    def level(self, limit: Limit) -> Level:
-        """How it stands."""
-        meter = self.meter(limit)
-        if meter is None:
-            return Level(limit, self.windows.parallel, 0)
-        return Level(limit, meter.used, meter.held)
-
-    def resets_in(self, limit: Limit, now: Moment) -> float | None:
-        """Seconds until it is as if nothing had been used; None: it never is, or it is now."""
-        meter = self.meter(limit)
-        if isinstance(meter, Sliding):
-            return max(0.0, meter.resets_in(now.steady)) or None
-        if meter is None or meter.end == NEVER:
-            return None
-        return max(0.0, meter.end - now.wall)
+    def standing(self, now: Moment) -> Iterator[tuple[Level, float | None]]:
+        """Each limit, and in how many seconds it is whole again; None: never, or it is."""
+        for gauge in self.on_requests + self.on_spending:
+            resets = gauge.resets_in(now)
+            yield gauge.level(), resets if 0 < resets < NEVER else None
+        if self._most is not None:
+            yield Level(self._most, self.windows.parallel, 0), None
 
     # -- refusing ----------------------------------------------------------------------------------
 
+    def is_full(self, *, counts: bool) -> bool:
+        """Some limit has something against one more request, which counts as one or does not."""
+        most = self._most
+        if most is not None and self.windows.parallel >= most.amount:
+            return True
+        if counts:
+            for gauge in self.on_requests:
+                if gauge.meter.used >= gauge.limit.amount:
+                    return True
+        return False
+
     def refuse_entry(self) -> Iterator[Refusal]:
         """What `max_parallel` has against one more."""
-        for limit in self.checked:
-            count = self.windows.parallel
-            if limit.unit == PARALLEL and count >= limit.amount:
-                text = f"{self.title} has {count:,} {span_words(limit)}, its limit. Wait for one."
-                yield self._refusal(limit, RateLimited(text, retry_after=MODEST), MODEST)
+        limit, count = self._most, self.windows.parallel
+        if limit is not None and count >= limit.amount:
+            text = f"{self.title} has {count:,} {span_words(limit)}, its limit. Wait for one."
+            yield self._refusal(limit, RateLimited(text, retry_after=MODEST), MODEST)
 
     def refuse_request(self, now: Moment) -> Iterator[Refusal]:
         """What its limits on the number of requests have against one more."""
-        for limit in self.checked:
-            if limit.unit == REQUESTS and (level := self.level(limit)).used >= limit.amount:
-                yield self._used_up(Blame(level, Why.USED, -1), 1, now)
+        return self._refuse_any(self.on_requests, now)
 
     def refuse_spent(self, now: Moment) -> Iterator[Refusal]:
         """What its limits on tokens and money have against any more, when nothing is left."""
-        for limit in self.spent:
-            level = self.level(limit)
-            if level.used >= limit.amount:
-                yield self._used_up(Blame(level, Why.USED, -1), 1, now)
+        return self._refuse_any(self.on_spending, now)
 
-    def refuse_call(self, found: Blame, least: int, now: Moment) -> Refusal:
+    def _refuse_any(self, gauges: Iterable[Gauge], now: Moment) -> Iterator[Refusal]:
+        for gauge in gauges:
+            if gauge.meter.used >= gauge.limit.amount:
+                yield self._used_up(gauge, Blame(gauge.level(), Why.USED, -1), 1, now)
+
+    def refuse_call(self, gauge: Gauge, found: Blame, least: int, now: Moment) -> Refusal:
         """A limit on tokens or money refuses a call that takes at least `least` of it."""
-        limit = found.level.limit
+        limit = gauge.limit
         if found.why is Why.HELD:
             text = (
                 f"{self.title} has {amount(limit, limit.amount)} {span_words(limit)}; calls under "
@@ -181,18 +239,17 @@ class Account:
                 f"request alone may take {amount(limit, least)}. {_largest(found.fits)}"
             )
             return self._refusal(limit, InsufficientQuota(text), NEVER)
-        return self._used_up(found, least, now)
+        return self._used_up(gauge, found, least, now)
 
-    def _used_up(self, found: Blame, least: int, now: Moment) -> Refusal:
-        level, limit = found.level, found.level.limit
+    def _used_up(self, gauge: Gauge, found: Blame, least: int, now: Moment) -> Refusal:
+        level, limit, meter = found.level, gauge.limit, gauge.meter
         text = (
             f"{self.title} has used {amount(limit, level.used)} of its "
             f"{amount(limit, limit.amount)} {span_words(limit)}"
         )
         if limit.unit != REQUESTS and level.used < limit.amount:
             text += f", and this request may take {amount(limit, least)}"
-        if limit.span == MINUTE:
-            meter = self.windows.minute[limit.unit]
+        if isinstance(meter, Sliding):
             wait = max(0.001, meter.room_in(least, limit.amount, now.steady))
             text += f". There is room again in {reset_words(wait)}."
             return self._refusal(limit, RateLimited(text, retry_after=wait), wait)
@@ -201,7 +258,7 @@ class Account:
         if limit.span == TOTAL:
             text += ". It does not reset."
             return self._refusal(limit, InsufficientQuota(text), NEVER)
-        wait = max(0.001, self.resets_in(limit, now) or 0.0)
+        wait = max(0.001, gauge.resets_in(now))
         text += f". It resets at {at(now.wall + wait)}, in {reset_words(wait)}."
         return self._refusal(limit, InsufficientQuota(text, retry_after=wait), wait)
 
@@ -210,48 +267,25 @@ class Account:
 
     # -- telling -----------------------------------------------------------------------------------
 
-    def warnings(self, now: Moment) -> list[tuple[Limit, str]]:
-        """Of which limits most is used, in words; each once in its window."""
-        return [(limit, self._warning(limit, now)) for limit in self._over() if self._warned(limit)]
-
-    def _over(self) -> list[Limit]:
-        """Those with a calendar window of which most is used; a minute is over before it is
-        read."""
-        found = []
-        for limit in self.limits:
-            meter = self.meter(limit)
-            if isinstance(meter, Period) and meter.used >= WARN_AT * limit.amount:
-                found.append(limit)
-        return found
-
-    def _warned(self, limit: Limit) -> bool:
-        """Note the warning; False: it was given before."""
-        period = self.windows.periods[limit.span, limit.unit]
-        sign = limit.kind, limit.amount
-        known = sign in period.warned
-        period.warned.add(sign)
-        return not known
-
-    def _warning(self, limit: Limit, now: Moment) -> str:
-        level, resets = self.level(limit), self.resets_in(limit, now)
+    def warning(self, gauge: Gauge, now: Moment) -> str | None:
+        """That most of it is used, in words; None: it was said before in this window."""
+        if not self._warned(gauge):
+            return None
+        limit, resets = gauge.limit, gauge.resets_in(now)
         until = "it does not reset"
-        if resets is not None:
+        if resets < NEVER:
             until = f"it resets at {at(now.wall + resets)}, in {reset_words(resets)}"
         return (
-            f"{self.title} has used {amount(limit, level.used)} of its "
+            f"{self.title} has used {amount(limit, gauge.meter.used)} of its "
             f"{amount(limit, limit.amount)} {span_words(limit)}; {until}"
         )
 
-    def tightest(self, unit: str) -> tuple[Limit, int] | None:
-        """Of its limits on requests or tokens the one with the least left, and how much that is."""
-        best: tuple[Limit, int] | None = None
-        for limit in self.checked if unit == REQUESTS else self.spent:
-            if limit.unit == unit:
-                level = self.level(limit)
-                left = max(0, limit.amount - level.used - level.held)
-                if best is None or left < best[1]:
-                    best = limit, left
-        return best
+    def _warned(self, gauge: Gauge) -> bool:
+        """Note the warning; False: it was given before."""
+        warned = self.windows.periods[gauge.limit.span, gauge.limit.unit].warned
+        before = len(warned)
+        warned.add((gauge.limit.kind, gauge.limit.amount))
+        return len(warned) > before
 
 
 def _largest(fits: int) -> str:

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from gateway.config import AtLimit, CountHits
 from gateway.exchange import Bound, HeaderList
-from gateway.quota.account import Account, Moment
-from gateway.quota.rules import Blame, Decision, Limit, Step, Why, blame, decide, need, reset_words
-from gateway.quota.windows import MONEY, REQUESTS, TOKENS, Slot
+from gateway.quota.account import Account, Gauge, Moment, Refusal
+from gateway.quota.rules import Blame, Decision, Step, Why, blame, decide, need
+from gateway.quota.windows import MONEY, REQUESTS, TOKENS, Bucket, Period
 
 if TYPE_CHECKING:
     from gateway.quota.store import Quotas
@@ -70,51 +70,65 @@ NOBODY = FreePermit(counted=False)  # before it is known who asks
 
 
 class CountedPermit:
-    """The `Permit` port."""
+    """The `Permit` port. Every request has one, most of them for a hit: what is not yet so stands
+    at the class."""
 
-    __slots__ = (
-        *("_accounts", "_held", "_inside", "_money", "_now", "_quotas", "_requests", "_slots"),
-        *("_tokens", "bound_exceeded", "budgeted", "clamped", "counted", "hit_tokens", "spends"),
-        "waited",
-    )
+    counted = bound_exceeded = False
+    clamped: int | None = None
+    hit_tokens = 0
+    waited = 0.0
+    _inside = _held = False
+    _tokens = _money = 0  # held
 
-    def __init__(self, quotas: Quotas, accounts: Sequence[Account], now: Moment) -> None:
-        self._quotas, self._accounts, self._now = quotas, accounts, now
-        self._requests: list[Slot] = []
-        self._slots: list[tuple[Slot, str]] = []  # what is held in, with its unit
-        self._held = False
-        self._tokens = self._money = 0  # held
-        self.counted = self.bound_exceeded = False
-        self.clamped: int | None = None
-        self.hit_tokens = 0
-        self.waited = 0.0
-        self.spends = any(account.spent for account in accounts)
-        self.budgeted = any(one.unit == MONEY for a in accounts for one in a.spent)
-        self._inside = False
-        quotas.roll(accounts, now)
+    def __init__(self, quotas: Quotas, accounts: Sequence[Account]) -> None:
+        self._quotas, self._accounts, self._now = quotas, accounts, quotas.now
+        self._requests: list[tuple[Bucket, Period]] = []  # where it is counted
+        self._slots: list[Slots] = []  # where it holds
+
+    @property
+    def spends(self) -> bool:
+        """See `ports.Permit`."""
+        return any(account.on_spending for account in self._accounts)
+
+    @property
+    def budgeted(self) -> bool:
+        """See `ports.Permit`."""
+        return any(one.limit.unit == MONEY for a in self._accounts for one in a.on_spending)
 
     # -- the request -------------------------------------------------------------------------------
 
     def admit(self, *, reads: bool) -> None:
         """See `ports.Permit`: all limits are checked, then all are taken."""
-        quotas, accounts, now = self._quotas, self._accounts, self._now
-        found = [one for account in accounts for one in account.refuse_entry()]
-        if not quotas.section.hits_when_spent:
-            found += [one for account in accounts for one in account.refuse_spent(now)]
-        counts = not reads or quotas.section.count_hits is not CountHits.NONE
-        if counts:
-            found += [one for account in accounts for one in account.refuse_request(now)]
-        quotas.refuse(found)
+        self.look()
+        section = self._quotas.section
+        counts = not reads or section.count_hits is not CountHits.NONE
+        if not section.hits_when_spent:
+            self._refuse_entry(counts=counts)
+        for account in self._accounts:
+            if account.is_full(counts=counts):
+                self._refuse_entry(counts=counts)
         self._inside = True
-        for account in accounts:
+        for account in self._accounts:
             account.windows.parallel += 1
         if counts:
             self._count()
+
+    def _refuse_entry(self, *, counts: bool) -> None:
+        found: list[Refusal] = []
+        now = self._now
+        for account in self._accounts:
+            found += account.refuse_entry()
+            if not self._quotas.section.hits_when_spent:
+                found += account.refuse_spent(now)
+            if counts:
+                found += account.refuse_request(now)
+        self._quotas.refuse(found)
 
     def count(self) -> None:
         """It counts as one more; once. RateLimited, InsufficientQuota."""
         if self.counted:
             return
+        self.look()
         now = self._now
         self._quotas.refuse([one for a in self._accounts for one in a.refuse_request(now)])
         self._count()
@@ -122,19 +136,19 @@ class CountedPermit:
     def _count(self) -> None:
         self.counted, now = True, self._now
         for account in self._accounts:
-            windows = account.windows
-            self._requests += (
-                windows.minute[REQUESTS].slot(now.steady),
-                windows.periods["day", REQUESTS],
-            )
-        for slot in self._requests:
-            slot.settle(0, 1)
-        self._quotas.warn(self._accounts, now)
+            bucket, day = account.minute[REQUESTS].slot(now.second), account.day
+            bucket.settle(0, 1)
+            day.used += 1
+            self._requests.append((bucket, day))
+            for gauge in account.on_requests:
+                if gauge.meter.used >= gauge.warn_at:
+                    self._quotas.warn(account, gauge, now)
 
     def uncount(self) -> None:
         """It was refused later, and has taken nothing (F4)."""
-        for slot in self._requests:
-            slot.settle(0, -1)
+        for bucket, day in self._requests:
+            bucket.settle(0, -1)
+            day.used -= 1
         self._requests.clear()
         self.counted = False
 
@@ -188,13 +202,14 @@ class CountedPermit:
 
     def look(self) -> None:
         """Bring its windows to this moment."""
-        self._now = self._quotas.moment()
-        self._quotas.roll(self._accounts, self._now)
+        now = self._quotas.moment()
+        for account in self._accounts:
+            account.roll(now)
 
     def decide(self, bound: Bound, *, patient: bool) -> Decision:
         """What its limits on tokens and money say at this moment."""
         section = self._quotas.section
-        levels = [account.level(limit) for account in self._accounts for limit in account.spent]
+        levels = [gauge.level() for account in self._accounts for gauge in account.on_spending]
         return decide(bound, levels, section.at_limit, section.clamp_min, patient=patient)
 
     def act(self, bound: Bound, decision: Decision) -> None:
@@ -211,11 +226,11 @@ class CountedPermit:
     def _refuse(self, bound: Bound) -> None:
         section, found = self._quotas.section, []
         for account in self._accounts:
-            for limit in account.spent:
-                against = blame(bound, account.level(limit), section.at_limit, section.clamp_min)
+            for gauge in account.on_spending:
+                against = blame(bound, gauge.level(), section.at_limit, section.clamp_min)
                 if against is not None:
                     least = self._least(bound, against)
-                    found.append(account.refuse_call(against, least, self._now))
+                    found.append(account.refuse_call(gauge, against, least, self._now))
         self._quotas.refuse(found)
 
     def _least(self, bound: Bound, against: Blame) -> int:
@@ -230,13 +245,9 @@ class CountedPermit:
     def _hold(self, tokens: int, nano_usd: int) -> None:
         self._held, self._tokens, self._money = True, tokens, nano_usd
         for account in self._accounts:
-            windows = account.windows
-            self._slots.append((windows.minute[TOKENS].slot(self._now.steady), TOKENS))
-            self._slots += [
-                (period, unit) for (_, unit), period in windows.periods.items() if unit != REQUESTS
-            ]
-        for slot, unit in self._slots:
-            slot.settle(-(tokens if unit == TOKENS else nano_usd), 0)
+            slots = Slots(account, self._now)
+            slots.settle(-tokens, 0, -nano_usd, 0)
+            self._slots.append(slots)
 
     def cancel(self) -> None:
         """No call was made, or it took nothing."""
@@ -248,45 +259,41 @@ class CountedPermit:
         """The call has ended, and took that; once."""
         if not self._held:
             return
-        if tokens > self._tokens or nano_usd > self._money:
+        if self.spends and (tokens > self._tokens or nano_usd > self._money):
             self.bound_exceeded = True
             self._quotas.figures.exceeded[upstream] += 1
             self._quotas.figures.overrun[upstream] += max(0, tokens - self._tokens)
         self._give_back(tokens, nano_usd)
 
     def _give_back(self, tokens: int, nano_usd: int) -> None:
-        for slot, unit in self._slots:
-            if unit == TOKENS:
-                slot.settle(self._tokens, tokens)
-            else:
-                slot.settle(self._money, nano_usd)
+        for slots in self._slots:
+            slots.settle(self._tokens, tokens, self._money, nano_usd)
         self._slots.clear()
         self._held = False
-        now = self._quotas.moment()
-        self._quotas.roll(self._accounts, now)
+        self.look()
         if tokens or nano_usd:
-            self._quotas.warn(self._accounts, now)
+            for account in self._accounts:
+                for gauge in account.on_spending:
+                    if gauge.meter.used >= gauge.warn_at:
+                        self._quotas.warn(account, gauge, self._now)
         self._quotas.wake(self._accounts)
 
     # -- telling -----------------------------------------------------------------------------------
 
     def headers(self) -> HeaderList:
         """`x-ratelimit-*` of the tightest limits (F8), and the cap where it was lowered."""
+        self.look()
         found: HeaderList = []
-        for unit in (REQUESTS, TOKENS):
-            best: tuple[int, Limit, Account] | None = None
+        for of_requests_or_tokens in (0, 1):
+            tightest: Gauge | None = None
+            least = 0
             for account in self._accounts:
-                tight = account.tightest(unit)
-                if tight is not None and (best is None or tight[1] < best[0]):
-                    best = tight[1], tight[0], account
-            if best is not None:
-                left, limit, account = best
-                resets = account.resets_in(limit, self._now)
-                found += (
-                    (f"x-ratelimit-limit-{unit}", str(limit.amount)),
-                    (f"x-ratelimit-remaining-{unit}", str(left)),
-                    (f"x-ratelimit-reset-{unit}", reset_words(resets or 0.0)),
-                )
+                for gauge in account.told[of_requests_or_tokens]:
+                    left = gauge.limit.amount - gauge.meter.used - gauge.meter.held
+                    if tightest is None or left < least:
+                        tightest, least = gauge, left
+            if tightest is not None:
+                found += tightest.headers(max(0, least), self._now)
         if self.clamped is not None:
             found.append(("x-gateway-clamped", str(self.clamped)))
         return found
@@ -296,11 +303,32 @@ class CountedPermit:
     @property
     def spending(self) -> list[Account]:
         """Accounts with a limit on tokens or money."""
-        return [account for account in self._accounts if account.spent]
+        return [account for account in self._accounts if account.on_spending]
 
     def wake(self) -> None:
         """Those behind may go on."""
         self._quotas.wake(self._accounts)
+
+
+class Slots:
+    """The windows of one account that one call holds in: those of its admission, whatever is open
+    when it settles (F6)."""
+
+    __slots__ = ("_bucket", "_money", "_tokens")
+
+    def __init__(self, account: Account, now: Moment) -> None:
+        self._bucket = account.minute[TOKENS].slot(now.second)
+        self._tokens, self._money = account.tokens, account.money
+
+    def settle(self, held: int, used: int, held_money: int, money: int) -> None:
+        """So much less is held, so much more is used."""
+        self._bucket.settle(held, used)
+        for period in self._tokens:
+            period.held -= held
+            period.used += used
+        for period in self._money:
+            period.held -= held_money
+            period.used += money
 
 
 class Waiter:

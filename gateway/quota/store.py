@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from gateway.config import Quota as QuotaSection
 from gateway.exchange import Caller, CallerKind
 from gateway.ports import Clock, Permit
-from gateway.quota.account import CALLER, KEY, SHARED, TEAM, Account, AccountKey, Moment, Refusal
+from gateway.quota.account import (
+    CALLER,
+    KEY,
+    SHARED,
+    TEAM,
+    Account,
+    AccountKey,
+    Gauge,
+    Moment,
+    Refusal,
+)
 from gateway.quota.permit import FREE, CountedPermit
-from gateway.quota.rules import Given, Limit, at
+from gateway.quota.rules import Given, Level, at
 from gateway.quota.windows import MONEY, PERIODS, REQUESTS, TOKENS, Bounds
 
 log = logging.getLogger("gateway.quota")
@@ -69,22 +79,31 @@ class Quotas:
         self.figures = Figures()
         self.timed: Callable[[float], None] = _untimed  # hears how long each call waited
         self._clock, self._find_bounds = clock, bounds
-        self._bounds = bounds(clock.now())
+        wall = clock.now()
+        self.now = Moment(wall, clock.monotonic(), bounds(wall))
+        self._day = self.now.bounds["day"]
         self._accounts: dict[AccountKey, Account] = {}
         self._strangers: OrderedDict[AccountKey, None] = OrderedDict()
+        # Who asked last, as they were then: equal objects say that no limit has changed.
+        self._met: dict[str, tuple[Caller, tuple[Account, ...]]] = {}
         self.reconfigure(section)
 
     def reconfigure(self, section: QuotaSection) -> None:
         """Take a new `quota` section, from the next request on."""
         self.section = section
         self._default: Given = section.default.by_name
+        self._met.clear()
 
     # -- the port ----------------------------------------------------------------------------------
 
     def permit(self, caller: Caller, *, shared: bool) -> Permit:
         """See `ports.Quota`."""
+        if (met := self._met.get(caller.id)) is not None and met[0] is caller:
+            return CountedPermit(self, met[1])
         accounts = self._accounts_of(caller, shared)
-        return CountedPermit(self, accounts, self.moment()) if accounts else FREE
+        if caller.kind is CallerKind.ISSUED:
+            self._met[caller.id] = caller, accounts
+        return CountedPermit(self, accounts) if accounts else FREE
 
     def _accounts_of(self, caller: Caller, shared: bool) -> tuple[Account, ...]:
         grant = caller.grant
@@ -96,13 +115,14 @@ class Quotas:
             return mine, self._account((TEAM, caller.team_id), team, limits, NO_LIMITS)
         if not self._default:
             return ()
-        key = (SHARED, "") if shared else (CALLER, caller.id)
-        return (self._account(key, caller.name, NO_LIMITS, self._default),)
+        if shared:
+            return (self._account((SHARED, ""), "", NO_LIMITS, self._default),)
+        return (self._account((CALLER, caller.id), caller.name, NO_LIMITS, self._default),)
 
     def _account(self, key: AccountKey, name: str, own: Given, default: Given) -> Account:
         account = self._accounts.get(key)
         if account is None:
-            account = self._accounts[key] = Account(key, self._bounds)
+            account = self._accounts[key] = Account(key, self.now.bounds)
         if account.shown != name:
             account.show_as(name)
         if key[0] == CALLER:
@@ -114,7 +134,7 @@ class Quotas:
 
     def _forget_strangers(self) -> None:
         """Callers without an issued key are anybody's to invent: their number is bounded."""
-        while len(self._strangers) > ACCOUNTS:
+        for _ in range(len(self._strangers) - ACCOUNTS):
             key, _ = self._strangers.popitem(last=False)
             account = self._accounts[key]
             if account.windows.parallel or account.waiting:
@@ -126,16 +146,14 @@ class Quotas:
 
     def moment(self) -> Moment:
         """Now, and the calendar brought to it."""
-        now = Moment(self._clock.now(), self._clock.monotonic())
-        start, end = self._bounds["day"]
-        if not start <= now.wall < end:
-            self._bounds = self._find_bounds(now.wall)
+        now, clock = self.now, self._clock
+        now.wall = wall = clock.now()
+        now.steady = steady = clock.monotonic()
+        now.second = int(steady)
+        if not self._day[0] <= wall < self._day[1]:
+            now.bounds = self._find_bounds(wall)
+            self._day = now.bounds["day"]
         return now
-
-    def roll(self, accounts: Iterable[Account], now: Moment) -> None:
-        """Bring the windows of these accounts to `now`."""
-        for account in accounts:
-            account.windows.roll(self._bounds, now.steady)
 
     def refuse(self, found: Sequence[Refusal]) -> None:
         """Count and raise the one that holds for longest, if there is one."""
@@ -144,12 +162,11 @@ class Quotas:
             self.figures.rejections[refusal.name, refusal.kind] += 1
             raise refusal.error
 
-    def warn(self, accounts: Iterable[Account], now: Moment) -> None:
-        """Say of which limits most is used (F9)."""
-        for account in accounts:
-            for limit, text in account.warnings(now):
-                self.figures.warnings[account.name, limit.kind] += 1
-                log.warning("%s", text)
+    def warn(self, account: Account, gauge: Gauge, now: Moment) -> None:
+        """Say that most of a limit is used, once in its window (F9)."""
+        if (text := account.warning(gauge, now)) is not None:
+            self.figures.warnings[account.name, gauge.limit.kind] += 1
+            log.warning("%s", text)
 
     def wake(self, accounts: Sequence[Account]) -> None:
         """Something was given back: those that wait go on, the first come first."""
@@ -164,11 +181,23 @@ class Quotas:
 
     # -- the past ----------------------------------------------------------------------------------
 
+    @property
+    def counts_strangers(self) -> bool:
+        """A limit may hold for callers without an issued key, so what they use is counted."""
+        return bool(self._default)
+
+    def restore_strangers(self, spent: Mapping[AccountKey, Spent]) -> None:
+        """What they used while no limit held for them; what was counted of them is forgotten."""
+        strange = (CALLER, SHARED)
+        self._strangers.clear()
+        self._accounts = {k: one for k, one in self._accounts.items() if k[0] not in strange}
+        self.restore({key: past for key, past in spent.items() if key[0] in strange})
+
     def restore(self, spent: Mapping[AccountKey, Spent]) -> None:
-        """What was used before the start, by account; once, before the first request."""
+        """What was used before, by account, of which nothing is counted yet."""
         now = self.moment()
         for key, past in spent.items():
-            account = self._accounts[key] = Account(key, self._bounds, restored=True)
+            account = self._accounts[key] = Account(key, self.now.bounds, restored=True)
             if key[0] == CALLER:
                 self._strangers[key] = None
             for name in PERIODS:
@@ -185,13 +214,13 @@ class Quotas:
         """What an account (`key` or `team`) may still use, one entry for each of its limits; money
         in dollars. `limits` are its own."""
         account, now = self._look_at(kind, id, name, limits)
-        return [_shown(account, limit, now) for limit in account.limits]
+        return [_shown(level, resets, now) for level, resets in account.standing(now)]
 
     def levels(self, kind: str, id: str, name: str, limits: Given) -> Iterator[Reading]:
         """The same as figures for metrics, cheaply."""
         account, now = self._look_at(kind, id, name, limits)
-        for limit in account.limits:
-            level, resets = account.level(limit), account.resets_in(limit, now)
+        for level, resets in account.standing(now):
+            limit = level.limit
             scale = NANO if limit.unit == MONEY else 1
             yield Reading(
                 account.name,
@@ -206,7 +235,7 @@ class Quotas:
         default = NO_LIMITS if kind == TEAM else self._default
         account = self._account((kind, id), name, limits, default)
         now = self.moment()
-        self.roll([account], now)
+        account.roll(now)
         return account, now
 
     def shared_levels(self) -> Iterator[Reading]:
@@ -225,8 +254,8 @@ def _untimed(seconds: float) -> None:
     """Nobody asks."""
 
 
-def _shown(account: Account, limit: Limit, now: Moment) -> dict[str, Any]:
-    level, resets = account.level(limit), account.resets_in(limit, now)
+def _shown(level: Level, resets: float | None, now: Moment) -> dict[str, Any]:
+    limit = level.limit
     scale = NANO if limit.unit == MONEY else 1
 
     def figure(value: int) -> float | int:

@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from typing import Protocol
 
 LOOK_BACK = 60  # whole seconds before the current one: no 60 s of any offset hold more (design.md)
 
 Bounds = Mapping[str, tuple[float, float]]
 """By span (`day`, `week`, `month`, `total`) its first and its last moment, in wall seconds. The
 same object for as long as none of them has changed."""
-
-
-class Slot(Protocol):
-    """Where one request is counted in one window."""
-
-    def settle(self, held: int, used: int) -> None:
-        """`held` less is held, `used` more is used. A window that is over no longer cares."""
 
 
 class Bucket:
@@ -34,6 +26,7 @@ class Bucket:
         self.of: Sliding | None = of
 
     def settle(self, held: int, used: int) -> None:
+        """`held` less is held, `used` more is used."""
         self.held -= held
         self.used += used
         if self.of is not None:
@@ -50,20 +43,20 @@ class Sliding:
         self.used = self.held = 0
         self._buckets: deque[Bucket] = deque()
 
-    def roll(self, now: float) -> None:
+    def roll(self, second: int) -> None:
         """Let go of what is too old."""
-        buckets, oldest = self._buckets, int(now) - LOOK_BACK
+        buckets, oldest = self._buckets, second - LOOK_BACK
         while buckets and buckets[0].second < oldest:
             gone = buckets.popleft()
             gone.of = None
             self.used -= gone.used
             self.held -= gone.held
 
-    def slot(self, now: float) -> Bucket:
-        """The bucket of this second. `now` never runs backwards."""
-        second, buckets = int(now), self._buckets
+    def slot(self, second: int) -> Bucket:
+        """Its bucket. Seconds never run backwards."""
+        buckets = self._buckets
         if not buckets or buckets[-1].second < second:
-            self.roll(now)
+            self.roll(second)
             buckets.append(Bucket(second, self))
         return buckets[-1]
 
@@ -100,10 +93,6 @@ class Period:
         self.used = self.held = 0
         self.warned: set[tuple[str, int]] = set()
 
-    def settle(self, held: int, used: int) -> None:
-        self.held -= held
-        self.used += used
-
 
 REQUESTS, TOKENS, MONEY = "requests", "tokens", "money"
 # What is counted of every account, whatever its limits are: one that is set later counts the past.
@@ -128,13 +117,13 @@ class Windows:
         self._shelf: dict[tuple[str, str, float], Period] = {}
         self._bounds = bounds
 
-    def roll(self, bounds: Bounds, now: float) -> None:
-        """Bring all of it to `now` (monotonic) and to the calendar's `bounds`. A clock that was set
-        forward and back finds the window that it left."""
-        self.minute[REQUESTS].roll(now)
-        self.minute[TOKENS].roll(now)
+    def roll(self, bounds: Bounds, second: int) -> bool:
+        """Bring all of it to this second (monotonic) and to the calendar's `bounds`; True: other
+        `periods` are open now. A clock that was set forward and back finds the one that it left."""
+        self.minute[REQUESTS].roll(second)
+        self.minute[TOKENS].roll(second)
         if bounds is self._bounds:
-            return
+            return False
         self._bounds = bounds
         for (span, unit), period in self.periods.items():
             start, end = bounds[span]
@@ -145,6 +134,7 @@ class Windows:
             self.periods[span, unit] = found or Period(start, end)
         while len(self._shelf) > SHELF:
             del self._shelf[next(iter(self._shelf))]
+        return True
 
     @property
     def meters(self) -> tuple[Sliding | Period, ...]:

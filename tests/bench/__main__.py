@@ -20,6 +20,7 @@ from tests.bench import (
     logs,
     machine,
     mixed,
+    quota,
     relays,
     results,
     scrape,
@@ -54,6 +55,7 @@ OTHERS: dict[str, Callable[[], bool]] = {
     "ledger": ledger.main,
     "logs": logs.main,
     "scrape": scrape.main,
+    "quota": quota.main,
 }
 
 

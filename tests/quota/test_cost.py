@@ -1,0 +1,88 @@
+"""Admission has nothing to wait for: no suspension, and nothing but memory (issue 5, proof 6)."""
+
+from __future__ import annotations
+
+import builtins
+import io
+import os
+import sqlite3
+from typing import Any
+
+import pytest
+
+from gateway.exchange import Bound
+from tests.quota.rig import Clock, admit, alice, quotas, reserve
+
+LIMITS: dict[str, Any] = {"rpm": 50, "requests_per_day": 50, "tokens_per_day": 90_000}
+
+
+def refuse(*_: Any, **__: Any) -> Any:
+    raise AssertionError("a disk is touched")
+
+
+def test_admission_touches_no_disk_and_never_suspends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every step of a request and of a call that fits, in one turn of no loop at all."""
+    rig = quotas(Clock())
+    for place, name in ((builtins, "open"), (io, "open"), (os, "open"), (sqlite3, "connect")):
+        monkeypatch.setattr(place, name, refuse)
+    for number in range(3):
+        permit = admit(rig, alice({"tpm": 90_000}, **LIMITS), reads=True)
+        if number:
+            assert not reserve(permit, Bound(10, 20))  # fails if it would suspend
+            permit.settle(20, 0, "up")
+        else:
+            permit.hit(30)
+        assert dict(permit.headers())["x-ratelimit-limit-requests"] == "50"
+        permit.close()
+    assert rig.open == (0, 0)
+
+
+def test_limits_are_not_looked_for_on_each_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A known caller whose limits are the same costs no new look at them."""
+    rig, caller = quotas(Clock()), alice({"tpm": 90_000}, **LIMITS)
+    admit(rig, caller).close()
+    monkeypatch.setattr("gateway.quota.account.limits_of", refuse)
+    for _ in range(5):
+        permit = admit(rig, caller)
+        permit.headers()
+        permit.close()
+    assert rig.standing("key", "id-alice", "alice", caller.grant.limits)[0]["used"] == 6
+
+
+def test_a_request_is_counted_when_it_is_let_in() -> None:
+    """Its body may take long to come: no minute holds more because of that."""
+    clock = Clock()
+    rig = quotas(clock)
+    slow = rig.permit(alice(rpm=1), shared=False)
+    clock.pass_(59)
+    slow.admit(reads=False)
+    slow.close()
+    clock.pass_(5)  # more than a minute after it came, and 5 s after it was let in
+    with pytest.raises(Exception, match="a minute"):
+        admit(rig, alice(rpm=1))
+
+
+def test_headers_are_of_now_however_long_the_call_takes() -> None:
+    clock = Clock()
+    rig = quotas(clock)
+    permit = admit(rig, alice(rpm=5))
+    clock.pass_(30)
+    assert dict(permit.headers())["x-ratelimit-reset-requests"] == "31s"
+    clock.pass_(40)
+    assert dict(permit.headers())["x-ratelimit-remaining-requests"] == "5"
+
+
+def test_callers_without_a_key_are_bounded_also_when_all_are_at_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from gateway.config import DefaultLimits, Limit
+    from gateway.exchange import Caller, CallerKind
+
+    monkeypatch.setattr("gateway.quota.store.ACCOUNTS", 3)
+    rig = quotas(Clock(), default=DefaultLimits(rpm=Limit(1)))
+    strangers = [Caller(CallerKind.PASSTHROUGH, str(n), f"pass-{n}", "t") for n in range(9)]
+    for permit in [admit(rig, one) for one in strangers]:
+        permit.close()
+    for one in (Caller(CallerKind.PASSTHROUGH, "x", "pass-x", "t"), *strangers[:8]):
+        rig.permit(one, shared=False)
+    assert rig.open == (0, 0)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from zoneinfo import ZoneInfo
 
@@ -55,10 +56,8 @@ def main() -> bool:
     def call() -> None:
         permit = quotas.permit(caller, shared=False)
         permit.admit(reads=True)
-        try:
-            permit.reserve(bound).send(None)  # type: ignore[attr-defined]
-        except StopIteration:
-            pass
+        with suppress(StopIteration):
+            permit.reserve(bound).send(None)
         permit.headers()
         permit.settle(200, 20, "up")
         permit.close()

@@ -24,7 +24,7 @@ from gateway.config import Scope
 from gateway.entry import Entry, Recording, Ticket
 from gateway.exchange import NO_USAGE, CacheState, Caller, Grant
 from gateway.flight import Flight
-from gateway.forms import REPLAYED, Forms, Replay, recorded
+from gateway.forms import REPLAYED, Forms, Replay, beside, recorded
 from gateway.leash import Leash, own_task
 from gateway.ports import Ask, Cache, ClientGone, Clock, Upstream
 from gateway.said import Asks, said
@@ -34,9 +34,9 @@ from gateway.wire.chat import ChatRequest, read_chat
 log = logging.getLogger("gateway.boarding")
 
 NO_GRANT = Grant()
-KNOWN_BYTES = 32 * 1024 * 1024  # of bodies that came before and need no parsing again
-KNOWN_LARGEST = 256 * 1024
-KNOWN_EACH = 1024  # bytes that each of them takes besides
+KNOWN_LARGEST = 256 * 1024  # bytes of a body that is remembered
+PLANNED_LARGEST = 256  # characters of what a head asks, in a plan that is remembered
+_OF_A_KNOWN = 1400  # bytes of Python's own; a test holds it to what tracemalloc sees
 
 
 class _Members(msgspec.Struct):
@@ -68,6 +68,11 @@ class Known:
         if plan is None or plan.caller is not caller or plan.upstreams is not upstreams:
             return None
         return plan if plan.asks is asks or plan.asks == asks else None
+
+    @property
+    def weight(self) -> int:
+        """Bytes that it takes in memory, by a generous estimate."""
+        return _OF_A_KNOWN + len(self.request.body) + 8 * len(self.request.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +107,6 @@ class Boarding:
         self._clock = clock
         self._calls = calls
         self._known: OrderedDict[bytes, Known] = OrderedDict()
-        self._known_bytes = 0
         self._forms = Forms(calls)
         self._flights: dict[tuple[bytes, bool], Flight] = {}
         self.reconfigure(section)
@@ -113,7 +117,8 @@ class Boarding:
         self._ignored = frozenset(section.ignore_fields)
         self.abandoned.limits = section.abandoned
         self._known.clear()
-        self._known_bytes = 0
+        self._known_bytes, self._known_limit = 0, beside(section.memory)
+        self._forms.resize(beside(section.memory))
 
     # -- plan --------------------------------------------------------------------------------------
 
@@ -126,9 +131,9 @@ class Boarding:
         if len(body) > KNOWN_LARGEST:
             return await self._calls.off_loop(self._study, body)
         known = self._known[body] = self._study(body)
-        self._known_bytes += len(body) + KNOWN_EACH
-        while self._known_bytes > KNOWN_BYTES:
-            self._known_bytes -= len(self._known.popitem(last=False)[0]) + KNOWN_EACH
+        self._known_bytes += known.weight
+        while self._known_bytes > self._known_limit:
+            self._known_bytes -= self._known.popitem(last=False)[1].weight
         return known
 
     def _study(self, body: bytes) -> Known:
@@ -168,7 +173,7 @@ class Boarding:
                 headers=asks.semantic,
                 body=known.digest,
             )
-        made = known.plan = Plan(
+        made = Plan(
             request,
             wish,
             policy,
@@ -185,6 +190,8 @@ class Boarding:
             reads=key is not None and wish.reads,
             keeps=key is not None and wish.keeps,
         )
+        if asks.size <= PLANNED_LARGEST:
+            known.plan = made
         return made
 
     # -- look up -----------------------------------------------------------------------------------

@@ -129,9 +129,10 @@ class Entry:
         return replace(self, stream=stream, json=json)
 
 
-# Bytes of Python's own for an entry and for each recording in it, in the manner of
-# sys.getsizeof; a test holds it to what tracemalloc sees.
+# Bytes of Python's own for an entry, each recording in it and each image (of a stream, one with its
+# usage and one without), in the manner of sys.getsizeof; tests hold it to what tracemalloc sees.
 _OF_AN_ENTRY, _OF_A_RECORDING, _OF_A_HEADER, _OF_DETAILS = 700, 900, 200, 1600
+_OF_AN_IMAGE = 1400
 
 
 def weight(entry: Entry) -> int:
@@ -140,6 +141,7 @@ def weight(entry: Entry) -> int:
     for found in entry.recordings:
         total += _OF_A_RECORDING + len(found.body) + (_OF_DETAILS if found.usage.details else 0)
         total += sum(_OF_A_HEADER + len(name) + len(value) for name, value in found.headers)
+        total += _OF_AN_IMAGE if found.usage_span is None else 2 * _OF_AN_IMAGE
     return total
 
 

@@ -5,6 +5,7 @@ Nothing here decides what is kept; conversions of large answers leave the loop.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -20,11 +21,19 @@ from gateway.wire.fields import lines_of
 from gateway.wire.observe import Form, UsageEvent
 
 Bytes = TypeVar("Bytes", bytes, memoryview)
-BUILT_BYTES = 32 * 1024 * 1024  # of answers built in the other form, kept to be used again
+_OF_A_BUILT = 2000  # bytes of Python's own; a test holds it to what tracemalloc sees
 SLICE = 256 * 1024  # a kept answer goes out in such pieces: a slow client would buffer it all
 # Of an answer's headers, those that still hold when it is replayed (requirement D8).
 REPLAYED = frozenset({"content-type", "content-language", "openai-model", "openai-version"})
 OURS: HeaderList = [("cache-control", "private, no-store, no-transform")]  # of each answer
+
+Place = tuple[str, Form, bool]  # the recording's request, the form, with usage
+
+
+def beside(memory: int) -> int:
+    """Bytes that what saves work may take, beside `memory` bytes of answers: the bodies that came
+    before, and likewise the answers that were built."""
+    return max(1024 * 1024, memory // 8)
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +57,17 @@ class Replay(NamedTuple):
 
 
 class Forms:
-    """Makes replays."""
+    """Makes replays. What was built is kept to be used again, up to a size."""
 
     def __init__(self, calls: Calls) -> None:
         self._calls = calls
-        self._built: dict[tuple[str, Form, bool], Image] = {}
-        self._built_bytes = 0
+        self._built: OrderedDict[Place, Image] = OrderedDict()
+        self._built_bytes = self._limit = 0
+
+    def resize(self, limit: int) -> None:
+        """Keep up to `limit` bytes of what was built."""
+        self._limit = limit
+        self._keep_to_limit()
 
     async def replay(
         self, entry: Entry, request: ChatRequest, now: float, max_age: float | None
@@ -73,19 +87,26 @@ class Forms:
         """The other form of a recording, where that is exact (design.md, "Across forms")."""
         form = Form.STREAM if request.stream else Form.JSON
         place = (recording.request_id, form, request.stream and request.asked_usage)
-        image = self._built.pop(place, None)
-        if image is None:
-            work = partial(_converted, form=form, include_usage=place[2])
-            pieces = await self._calls.off_loop(work, recording.body)
-            if pieces is None:
-                return None
-            kind = "text/event-stream" if request.stream else "application/json"
-            image = _image(recording, pieces, kind, stream=request.stream)
-            self._built_bytes += image.size
-            while self._built_bytes > BUILT_BYTES and self._built:
-                self._built_bytes -= self._built.pop(next(iter(self._built))).size
-        self._built[place] = image
+        found = self._built.get(place)
+        if found is not None:
+            self._built.move_to_end(place)
+            return found
+        work = partial(_converted, form=form, include_usage=place[2])
+        pieces = await self._calls.off_loop(work, recording.body)
+        if pieces is None:
+            return None
+        kind = "text/event-stream" if request.stream else "application/json"
+        image = _image(recording, pieces, kind, stream=request.stream)
+        if place not in self._built:  # others may have built it meanwhile
+            self._built[place] = image
+            self._built_bytes += _OF_A_BUILT + image.size
+            self._keep_to_limit()
         return image
+
+    def _keep_to_limit(self) -> None:
+        """The one not used for longest goes first."""
+        while self._built_bytes > self._limit:
+            self._built_bytes -= _OF_A_BUILT + self._built.popitem(last=False)[1].size
 
     async def converts(self, recording: Recording, *, from_stream: bool) -> bool:
         """Can the other form be built from this one."""
@@ -155,4 +176,6 @@ def _converted(body: bytes, *, form: Form, include_usage: bool) -> list[bytes] |
         events = disassemble(body, include_usage)
         return None if events is None else _sliced(b"".join(events))
     completion = assemble(body)
-    return None if completion is None else _sliced(completion)
+    if completion is None:
+        return None
+    return _sliced(bytes(memoryview(completion)))  # msgspec's own may hold half as much again

@@ -40,6 +40,12 @@ class Asks:
     query: str
     semantic: HeaderList
 
+    @property
+    def size(self) -> int:
+        """Characters that the client chose."""
+        said = (self.cache_control or "", self.cache_ttl or "", self.query)
+        return sum(map(len, said)) + sum(len(n) + len(v) for n, v in self.semantic)
+
 
 def said(ask: Ask) -> Said:
     """What this one says."""

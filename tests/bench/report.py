@@ -55,6 +55,9 @@ METHOD = """\
   answers of 948 bytes or streams of 103 events. Streams that are timed, and streams at a pace, have
   a client of their own on httptools and uvloop. Fixed answers come from nginx, streams from
   `tests/bench/upstream.py`: neither is the limit.
+- **Memory after mixed requests** (`ARGS=mixed`) compares growth by the request, not caches that
+  fill: `cache.memory` is 16 MiB, and before the first look twice as many answers have gone through
+  it as fit. From then on each miss has a body of its own and pushes out as much as it brings.
 - **A case fails** where anything but a 2xx comes back, or where the gateway's own metrics do not
   say that its requests were what the case is about (hits, misses, relays).
 

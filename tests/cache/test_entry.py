@@ -161,7 +161,8 @@ def test_the_weight_is_not_below_what_an_entry_takes(size, headers):
         made.append(replace(one, stream=replace(one.stream, body=bytes(size))))
     taken = (tracemalloc.get_traced_memory()[0] - before) / len(made)
     tracemalloc.stop()
-    assert taken <= weight(made[0]) <= taken * 2.5 + 3000
+    images = 3000  # which it has not been asked for yet
+    assert taken <= weight(made[0]) <= taken * 2.5 + 3000 + images
 
 
 def test_a_body_stands_in_no_repr():

@@ -303,7 +303,8 @@ class Ids:
         """The next one, at a wall second."""
         ms, used = int(now * 1000), self._used
         if ms != self._ms:
-            self._ms, self._time = ms, ulid(ms, b"")[:10]
+            parts = [_PAIRS[(ms >> shift) & 1023] for shift in (40, 30, 20, 10, 0)]
+            self._ms, self._time = ms, "".join(parts)
         if used == len(self._thrown):
             self._thrown, used = self._dice(16 * _AT_ONCE).translate(_DIGIT).decode(), 0
         self._used = used + 16

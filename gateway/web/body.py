@@ -201,7 +201,8 @@ class RequestBody:
     def feed_eof(self) -> None:
         """The body is whole."""
         self._eof = True
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def fail(self, error: Exception) -> None:
         """The body will not come. What is already here counts for nothing."""

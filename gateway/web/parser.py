@@ -166,6 +166,8 @@ class RequestParser:
 
         Raises GatewayError where this is not HTTP/1; the parser is of no use after that.
         """
+        if self._recalled:
+            return self._count(data)
         if not self.head_bytes and self._recall(data):
             return data[self.head_bytes :]
         step = self._feed_body if self.ready else self._feed_head
@@ -208,10 +210,6 @@ class RequestParser:
         """Take bytes of the body, its chunk sizes and trailers; True while more belong to it."""
         if self._wire_left:
             self._wire_left -= len(piece)
-            if self._recalled:
-                self.on_body(piece)
-                self.complete = not self._wire_left
-                return not self.complete
         else:
             self._overhead += len(piece)
         self._feed(piece)
@@ -252,6 +250,16 @@ class RequestParser:
         self.ready = self._recalled = True
         self.complete = not self._wire_left
         return True
+
+    def _count(self, data: bytes) -> bytes:
+        """Take body bytes behind a recalled head, as many as it declares; return what follows."""
+        left = self._wire_left
+        piece, rest = (data, b"") if len(data) <= left else (data[:left], data[left:])
+        if self.body is not None:
+            self.body.feed(piece)
+        self._wire_left = left = left - len(piece)
+        self.complete = not left
+        return rest
 
     def _remember(self, piece: bytes) -> None:
         """Keep the head that has just been read, if a request that begins with the same bytes is

@@ -5,23 +5,20 @@ where a request can end: after a blank line, or after the last byte that Content
 What follows stays unparsed until the answer is out: who pipelines makes us hold bytes, not objects.
 
 What llhttp lets through and RFC 9112 does not is refused here; framing in doubt is never guessed.
-
-Clients send the same head again and again, but for the digits of its Content-Length. Reading a head
-depends on its bytes alone, so one that was read before, byte for byte, is not read again; its body
-is then counted, as Content-Length says, without llhttp.
+A head that was read before, byte for byte, is not read again (`heads.py`); its body is then
+counted, as Content-Length says, without llhttp.
 """
 
 from __future__ import annotations
 
-import re
 from typing import Final
 
 import httptools
 
 from gateway.errors import ExpectationFailed, GatewayError, InvalidRequest, UpgradeNotSupported
 from gateway.exchange import HeaderList
-from gateway.ports import Shared
 from gateway.web.body import RequestBody
+from gateway.web.heads import Head, recall, remember
 
 HEAD_LIMIT: Final = 64 * 1024  # bytes of request line and headers together
 FIELD_LIMIT: Final = 32 * 1024  # bytes of one header's name and value (requirement I7)
@@ -34,35 +31,9 @@ _BLANK_LINE: Final = b"\r\n\r\n"
 _FRAMING: Final = frozenset({"host", "content-length", "transfer-encoding", "expect"})
 _NOT_IN_HOST: Final = frozenset(" \t/\\?#@,;<>\"'{}|^`")
 
-_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
-_REMEMBERED: Final = 1024  # heads
-_REMEMBERED_SIZE: Final = 4 * 1024  # bytes of one
 
 # Names as they come, in lower case: clients repeat a few dozen. Bounded, for they choose the names.
 _names: dict[bytes, str] = {}
-# Heads that were read, by their bytes without the digits of Content-Length; the oldest goes first.
-_heads: dict[bytes, Head] = {}
-
-
-class Head:
-    """A head that was read, for all requests that begin with it. Never changed.
-
-    `headers`: lower-case names, latin-1 values, in the order they came. `target` is what the
-    request line said; `path` (without the query) and `query` are raw, of an absolute target too.
-    `length_at`: the place of Content-Length among them, whose value may be another request's.
-    """
-
-    __slots__ = (
-        *("headers", "keep_alive", "length_at", "method", "path", "query", "shared"),
-        *("target", "version"),
-    )
-
-    def __init__(self, method: str, target: str, version: str, headers: HeaderList) -> None:
-        self.method, self.target, self.version, self.headers = method, target, version, headers
-        self.path = self.query = ""
-        self.keep_alive = False  # the client would send another request
-        self.length_at = -1
-        self.shared = Shared()
 
 
 class Request:
@@ -202,7 +173,7 @@ class RequestParser:
             return True
         self._tail = b""
         self._wire_left = self.length or 0
-        if self.head_bytes == len(piece) <= _REMEMBERED_SIZE:
+        if self.head_bytes == len(piece):
             self._remember(piece)
         return False
 
@@ -235,14 +206,11 @@ class RequestParser:
 
     def _recall(self, data: bytes) -> bool:
         """Is this a whole head that was read before; then it is ready."""
-        end = data.find(_BLANK_LINE) + 4
-        if not 4 <= end <= _REMEMBERED_SIZE:
+        found = recall(data)
+        if found is None:
             return False
-        template, digits = _template(data, end)
-        head = _heads.get(template)
-        if head is None:
-            return False
-        self.head, self.headers, self.head_bytes = head, head.headers, end
+        head, digits, self.head_bytes = found
+        self.head, self.headers = head, head.headers
         if digits:
             self.headers = head.headers.copy()
             self.headers[head.length_at] = ("content-length", digits.decode())
@@ -264,18 +232,9 @@ class RequestParser:
     def _remember(self, piece: bytes) -> None:
         """Keep the head that has just been read, if a request that begins with the same bytes is
         bound to be the same: no line of it is folded or hidden, and its body is counted."""
-        head, declared = self.head, (self._fields or {}).get("content-length", "")
-        template, digits = _template(piece, len(piece))
-        lines = piece.count(b"\n") == piece.count(b"\r\n") == len(self.headers) + 2
-        if self.length is None or self.expect_continue or not lines:
-            return
-        if not piece.endswith(_BLANK_LINE) or digits.decode() != declared:
-            return
-        if digits:
-            head.length_at = [name for name, _ in self.headers].index("content-length")
-        if len(_heads) >= _REMEMBERED:
-            del _heads[next(iter(_heads))]
-        _heads[template] = head
+        lines = piece.count(b"\n") == piece.count(_BLANK_LINE[:2]) == len(self.headers) + 2
+        if self.length is not None and not self.expect_continue and lines:
+            remember(piece, self.head, (self._fields or {}).get("content-length", ""))
 
     # Called by httptools -------------------------------------------------------------------------
 
@@ -377,16 +336,6 @@ class RequestParser:
                 target = f"/{target}"
         path, _, query = target.partition("?")
         return path, query
-
-
-def _template(data: bytes, end: int) -> tuple[bytes, bytes]:
-    """The head of `data`, which ends at `end`, without the digits of its Content-Length; and
-    these."""
-    found = _LENGTH.search(data, 0, end)
-    if found is None:
-        return data[:end], b""
-    at, to = found.span(1)
-    return data[:at] + data[to:end], found[1]
 
 
 def _learn(name: bytes) -> str:

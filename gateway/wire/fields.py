@@ -16,15 +16,20 @@ _TOKEN: Final = frozenset(
 _FRAMING: Final = frozenset(
     {"connection", "content-length", "keep-alive", "transfer-encoding", "upgrade", "trailer"}
 )
-# Names that were judged before: True to emit. Bounded, for upstreams choose the names.
-_judged: dict[str, bool] = {}
+# Names that were judged good before. Bounded, for upstreams choose the names.
+_good: set[str] = set()
 
 
 def lines_of(headers: HeaderList) -> str:
     """The lines, each with its end."""
+    if _good.issuperset(dict(headers)):  # all at once, where nothing is odd
+        text = "".join([f"{name}: {value}\r\n" for name, value in headers])
+        shown = text.replace("\r\n", "")
+        if len(text) - len(shown) == 2 * len(headers) and shown.isascii() and shown.isprintable():
+            return text
     lines = []
     for name, value in headers:
-        if _judged.get(name) or _judge(name):
+        if name in _good or _judge(name):
             if not (value.isascii() and value.isprintable()) and not _harmless(value):
                 continue
             lines.append(f"{name}: {value}\r\n")
@@ -39,8 +44,8 @@ def fields_of(lines: str) -> HeaderList:
 
 def _judge(name: str) -> bool:
     good = bool(name) and name.lower() not in _FRAMING and _TOKEN.issuperset(name)
-    if len(_judged) < 1024 and len(name) <= 64:
-        _judged[name] = good
+    if good and len(_good) < 1024 and len(name) <= 64:
+        _good.add(name)
     return good
 
 

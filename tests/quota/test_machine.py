@@ -10,11 +10,12 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from gateway.balances import pasts
 from gateway.errors import InsufficientQuota, RateLimited
 from gateway.exchange import Bound
-from gateway.quota.store import Spent
-from gateway.quota.windows import MONEY, PERIODS, REQUESTS, TOKENS
+from gateway.quota.windows import LOOK_BACK, MONEY, REQUESTS, TOKENS
 from gateway.usage.calendar import window_bounds
+from gateway.usage.reader import OpenWindows, Spent
 from tests.quota.rig import NOON, Clock, admit, alice, bob, quotas, reserve
 
 ZONE = ZoneInfo("Europe/Berlin")
@@ -41,13 +42,14 @@ class Row:
 
     def __init__(self, key, wall, steady):
         self.key, self.wall, self.steady = key, wall, steady
+        self.spent_at = steady  # when its call was made; a ledger only knows when it came
         self.counted, self.tokens = False, 0
 
 
 class Books(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
-        self.clock = Clock(NOON)
+        self.clock = Clock(NOON, 5000.55)  # no step ends where a second does
         self.limits: dict[str, Any] = {"alice": {}, "bob": {}, "red": {}}
         self.rows: list[Row] = []
         self.open: list[tuple[Row, Any, Any]] = []
@@ -96,6 +98,7 @@ class Books(RuleBasedStateMachine):
             row.counted = False
             permit.close()
             return
+        row.spent_at = self.clock.steady
         most = prompt + (output if permit.clamped is None else permit.clamped)
         self.open.append((row, permit, Bound(most)))
         self.check_spending(row.key)
@@ -140,27 +143,39 @@ class Books(RuleBasedStateMachine):
         """The calls under way are booked with what they held, and it starts anew from the books."""
         for row, _, bound in self.open:
             row.tokens = 0 if bound is None else bound.prompt
+        for row in self.rows:
+            row.spent_at = row.steady
         self.open.clear()
         self.rig = quotas(self.clock, "Europe/Berlin", clamp_min=50)
-        self.rig.restore({name: self.spent(name) for name in ACCOUNTS})
-
-    def spent(self, account):
-        name, past = ACCOUNTS[account], Spent()
-        for span, unit in PERIODS:
-            past.periods[span, unit] = self.used(name, span, unit)
-        past.minute = [
-            (self.clock.steady - row.steady, int(row.counted), row.tokens)
-            for row in self.rows
-            if name in (row.key, "red") and self.clock.steady - row.steady <= 61
-        ]
-        return past
+        found = OpenWindows()
+        for span in ("day", "week", "month", "total"):
+            found.spent[span] = {
+                (f"id-{key}", "id-red", "up"): Spent(
+                    *(self.used(key, span, unit) for unit in (REQUESTS, TOKENS, MONEY))
+                )
+                for key in ("alice", "bob")
+            }
+        for row in self.rows:
+            ago = self.clock.steady - row.steady
+            if ago <= LOOK_BACK + 1:
+                at, key = self.clock.wall - ago, f"id-{row.key}"
+                found.minute.append((at, key, "id-red", "up", int(row.counted), row.tokens))
+        self.rig.restore(pasts(found, self.clock.wall, {"id-alice", "id-bob"}))
 
     # -- what must hold ----------------------------------------------------------------------------
 
     def used(self, name, span, unit):
+        """Of a key, or of the team that both are in."""
         start, end = window_bounds(self.clock.wall, ZONE)[span]
         rows = [r for r in self.rows if name in (r.key, "red") and start <= r.wall < end]
         return sum(int(r.counted) if unit == REQUESTS else r.tokens for r in rows)
+
+    def last_minute(self, name, kind):
+        oldest = int(self.clock.steady) - LOOK_BACK
+        rows = [r for r in self.rows if name in (r.key, "red")]
+        if kind == "rpm":
+            return sum(r.counted for r in rows if int(r.steady) >= oldest)
+        return sum(r.tokens for r in rows if int(r.spent_at) >= oldest)
 
     def standing(self, name):
         [(kind, id)] = [key for key, value in ACCOUNTS.items() if value == name]
@@ -200,6 +215,8 @@ class Books(RuleBasedStateMachine):
                     assert (one["used"], one["reserved"]) == (self.used(name, "day", TOKENS), held)
                 if kind == "requests_per_day":
                     assert one["used"] == self.used(name, "day", REQUESTS)
+                if kind in ("rpm", "tpm"):
+                    assert one["used"] == self.last_minute(name, kind)
                 if kind == "budget":
                     assert round(one["used"] * 1e9) == self.used(name, "week", MONEY)
 

@@ -10,8 +10,9 @@ import pytest
 
 from gateway.config import AtLimit, CountHits, DefaultLimits, Duration, Limit
 from gateway.errors import InsufficientQuota, RateLimited
-from gateway.exchange import Bound, Caller, CallerKind
+from gateway.exchange import Bound, Caller, CallerKind, Grant
 from gateway.quota.permit import FREE
+from gateway.quota.store import Spent
 from tests.quota.rig import Clock, admit, alice, bob, quotas, reserve
 
 CALL = Bound(prompt=100, output=400)
@@ -351,6 +352,23 @@ async def test_first_come_first_served_also_across_a_team():
     assert rig.open[1] == 0
 
 
+async def test_who_waits_behind_a_key_that_changed_its_team_goes_on_with_it():
+    """Red's call ends: alice's next one goes, which is blue's by now, and so may blue's next."""
+    rig, limits = quotas(Clock(), wait=Duration(60)), {"tokens_per_day": 1000}
+    blue = Grant(limits=limits, team_limits=limits)
+    first = admit(rig, alice(limits, **limits))
+    await first.reserve(Bound(100, 800))
+    moved = Caller(CallerKind.ISSUED, "id-alice", "alice", None, "blue", "id-blue", blue)
+    other = Caller(CallerKind.ISSUED, "id-carl", "carl", None, "blue", "id-blue", blue)
+    mine, one = await waiting(rig, moved, Bound(100, 300))
+    behind, two = await waiting(rig, other, Bound(100, 300))
+    first.settle(10, 0, "up")
+    assert await mine and await behind
+    for permit in (first, one, two):
+        permit.close()
+    assert rig.open == (0, 0)
+
+
 async def test_who_waits_in_vain_is_lowered_and_else_told_to_come_back():
     rig = quotas(Clock(), wait=Duration(0.01))
     caller = alice(tokens_per_day=1000)
@@ -514,6 +532,18 @@ def test_one_warning_in_each_window(caplog):
     reserve(permit, Bound(10, 90))
     permit.settle(900, 0, "up")
     assert rig.figures.warnings == {("alice", "tokens_per_day"): 2}
+
+
+def test_no_warning_is_given_again_after_a_start():
+    rig = quotas(Clock())
+    caller = alice(tokens_per_day=1000)
+    rig.restore({("key", "id-alice"): Spent({("day", "tokens"): 850}, [(10.0, 1, 850)])})
+    permit = admit(rig, caller)
+    reserve(permit, Bound(10, 90))
+    permit.settle(50, 0, "up")
+    assert not rig.figures.warnings
+    [day, minute] = rig.standing("key", "id-alice", "alice", {"tokens_per_day": 1000, "tpm": 5000})
+    assert {day["used"], minute["used"]} == {900}
 
 
 def test_money_is_shown_in_dollars():

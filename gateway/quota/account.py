@@ -6,7 +6,7 @@ Rule: nothing here awaits or reads a clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -63,9 +63,7 @@ upstreams that need none (contract, "Callers")."""
 
 
 class Waiting(Protocol):
-    """A call that waits for room in all of `accounts`."""
-
-    accounts: Sequence[Account]
+    """A call that waits for room in all of its accounts."""
 
     def may_go(self) -> bool:
         """Nobody who came before it waits for any of its accounts."""

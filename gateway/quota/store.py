@@ -169,15 +169,12 @@ class Quotas:
             log.warning("%s", text)
 
     def wake(self, accounts: Sequence[Account]) -> None:
-        """Something was given back: those that wait go on, the first come first."""
-        todo = list(accounts)
-        while todo:
-            waiting = todo.pop().waiting
-            while waiting and waiting[0].may_go():
-                first = waiting[0]
-                if not first.try_now():
-                    break
-                todo += first.accounts  # who waited behind it there may go on too
+        """Something was given back: those that wait go on, the first come first. Each that does
+        wakes those behind it in its other accounts, when it leaves."""
+        for account in accounts:
+            waiting = account.waiting
+            while waiting and waiting[0].may_go() and waiting[0].try_now():
+                pass
 
     # -- the past ----------------------------------------------------------------------------------
 

@@ -11,9 +11,6 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import msgspec
 
 from gateway.abandoned import AbandonedFlights
 from gateway.cache import rules
@@ -29,7 +26,8 @@ from gateway.leash import Leash, own_task
 from gateway.ports import Ask, Cache, ClientGone, Clock, Upstream
 from gateway.said import Asks, said
 from gateway.trip import Trip
-from gateway.wire.chat import ChatRequest, read_chat
+from gateway.wire.chat import DECISIVE, ChatRequest, request_of
+from gateway.wire.document import read_document
 
 log = logging.getLogger("gateway.boarding")
 
@@ -37,19 +35,6 @@ NO_GRANT = Grant()
 KNOWN_LARGEST = 256 * 1024  # bytes of a body that is remembered
 PLANNED_LARGEST = 256  # characters of what a head asks, in a plan that is remembered
 _OF_A_KNOWN = 1400  # bytes of Python's own; a test holds it to what tracemalloc sees
-
-
-class _Members(msgspec.Struct):
-    """The members that decide whether a request comes near the cache at all."""
-
-    store: Any = None
-    background: Any = None
-    web_search_options: Any = None
-    temperature: Any = None
-    n: Any = None
-
-
-_read_traits = msgspec.json.Decoder(_Members).decode
 
 
 class Known:
@@ -137,11 +122,9 @@ class Boarding:
         return known
 
     def _study(self, body: bytes) -> Known:
-        request = read_chat(body, self._ignored)
-        if request.digest is None:
-            return Known(request, rules.traits_of({}, request.reason or "odd"), None)
-        members = msgspec.structs.asdict(_read_traits(body))
-        return Known(request, rules.traits_of(members), request.digest)
+        document = read_document(body, DECISIVE)
+        request = request_of(document, self._ignored)
+        return Known(request, rules.traits_of(document.found, request.reason), request.digest)
 
     def plan(
         self,

@@ -16,6 +16,7 @@ import msgspec
 
 # A name with a character beyond U+FFFF (four bytes in UTF-8), or a text that looks like one: only
 # there is code point order, the encoder's, not the order of UTF-16 code units, RFC 8785's.
+_ASTRAL = (b"\xf0", b"\xf1", b"\xf2", b"\xf3", b"\xf4")  # their first bytes
 _ASTRAL_NAME = re.compile(rb'[\xf0-\xf4][^"\xf0-\xf4]*+":').search
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
@@ -39,6 +40,8 @@ def canonical(found: Mapping[str, Any], ignore: Collection[str] = ()) -> bytes:
     if options:
         kept["stream_options"] = options
     encoded = _encode(kept)
+    if encoded.isascii() or not any(lead in encoded for lead in _ASTRAL):
+        return encoded
     return msgspec.json.encode(_in_order(kept)) if _ASTRAL_NAME(encoded) else encoded
 
 

@@ -115,9 +115,14 @@ class Table(diskcache.Cache):  # type: ignore[misc]
     # Entries ------------------------------------------------------------------------------------
 
     def read(self, key: bytes) -> tuple[bytes, bytes] | None:
-        """Data and labels; Refused, sqlite3.Error."""
-        data, labels = self.get(key, tag=True)
-        return None if data is None else (data, labels)
+        """Data and labels, also of what has expired; Refused, sqlite3.Error."""
+        found = self._sql(
+            "SELECT mode, filename, value, tag FROM Cache WHERE key = ? AND raw = ?", (key, _RAW)
+        ).fetchall()
+        if not found:
+            return None
+        ((mode, filename, value, labels),) = found
+        return self.disk.fetch(mode, filename, value, False), labels
 
     def write(self, rows: Sequence[Row], now: float) -> None:
         """All of them or none, as written at `now`. Many in one statement: each statement gives

@@ -57,9 +57,9 @@ def lines(block: str) -> list[str]:
 
 
 def test_the_page_s_commands_work_as_printed(tmp_path: Path) -> None:
-    """Create, call, usage, logs, rotate, backup, revoke, restore."""
-    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "sh", "sh"]
-    create, app, daily, restore = (text for _, text in BLOCKS)
+    """Create, call, usage, logs, rotate, backup, revoke, restore; limits."""
+    assert [kind for kind, _ in BLOCKS] == ["sh", "python", "sh", "sh", "sh"]
+    create, app, daily, restore, limits = (text for _, text in BLOCKS)
     user = User(tmp_path)
     config = {"data": "./data"}
     with Gateway(tmp_path, config) as gateway:
@@ -90,3 +90,5 @@ def test_the_page_s_commands_work_as_printed(tmp_path: Path) -> None:
     with Gateway(tmp_path, config) as gateway:  # as on Monday: she is not revoked, and has her row
         assert admin(gateway, "/admin/usage?by=key")[0]["requests"] == 1
         assert {use(gateway, text).status for text in (key, new)} == {200}
+        _, left = (user.types(line) for line in lines(limits))
+        assert re.search(r"^tokens_per_day +20,000 +[1-9]", left, re.M)  # what she used before counts

@@ -25,6 +25,8 @@ DETAILS = 32  # members of one level of the upstream's usage object
 DEPTH = 3
 LARGEST = 2**63 - 1
 BLOT = "[key]"
+# No more is needed of what clients choose, nor kept; one more character says that it was cut.
+SHORT, START = slice(TEXT + 1), slice(PATH + 1)
 KEPT = 1024  # parts of each kind that are kept: some MB at most, where clients make them long
 
 _encode = msgspec.json.Encoder().encode
@@ -59,29 +61,34 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     x, usage, caller = exchange, exchange.usage, exchange.caller
     name = team = kind = None
     if caller is not None:
-        name, team, kind = caller.name[: TEXT + 1], caller.team, str(caller.kind)
+        name, team, kind = caller.name[SHORT], caller.team, caller.kind._value_
         if caller.token and len(caller.token) >= SECRET:
             x = _blotted(x, caller.token)
     reasons = () if x.summary is None else x.summary.finish_reasons[:FINISH_REASONS]
+    model = None if x.model is None else x.model[SHORT]
+    served = None if x.model_served is None else x.model_served[SHORT]
     key = "null" if x.cache_key is None else f'"{x.cache_key}"'
+    asked = "null" if x.upstream_request_id is None else _text(x.upstream_request_id)
+    reason = "null" if x.cache_reason is None else _text(x.cache_reason)
     return (
         f'{{"id":"{x.id}","time":"{rfc3339(x.at)}",'
-        f"{_who(x.client[: TEXT + 1], name, kind, team)},"
-        f"{_where(x.endpoint[: TEXT + 1], x.method[: TEXT + 1], x.path[: PATH + 1])},"
-        f"{_model(_start(x.model), _start(x.model_served), _start(x.upstream))},"
-        f'"upstream_request_id":{_text(x.upstream_request_id)},'
-        f'"stream":{"true" if x.stream else "false"},"status":{x.status},"outcome":"{x.outcome!s}",'
-        f'"error":{_text(x.error)},"cache":"{x.cache!s}","cache_key":{key},'
-        f'"cache_reason":{_text(x.cache_reason)},"cache_age":{_decimal(x.cache_age)},'
+        f"{_who(x.client[SHORT], name, kind, team)},"
+        f"{_what(x.endpoint, x.method, x.path[START], model, served, x.upstream)},"
+        f'"upstream_request_id":{asked},'
+        f"{_end(x.stream, x.status, x.outcome._value_, x.error, x.cache._value_)},"
+        f'"cache_key":{key},"cache_reason":{reason},'
+        f'"cache_age":{"null" if x.cache_age is None else _decimal(x.cache_age)},'
         f'"saved_tokens":{x.saved.prompt_tokens + x.saved.completion_tokens},'
         f'"cost_usd":{_dollars(x.cost.nano_usd)},'
         f'"saved_cost_usd":{_dollars(x.saved_cost.nano_usd)},'
-        f'{_tokens(usage)},"usage_missing":{_text(x.usage_missing)},'
-        f'"finish_reasons":[{",".join([_text(reason) for reason in reasons])}],'
-        f'"attempts":{x.attempts},"retry":{_retry(_start(x.client_retry))},"bytes_in":{x.bytes_in},'
-        f'"bytes_out":{x.bytes_out},"ms":{_milliseconds(x.timings)},'
-        f'"tags":{_tags(x.tags) if x.tags else "{}"},"trace":{_text(x.trace)}'
-        f"{_rare(x, suppressed)}}}\n"
+        f"{_tokens(usage)},"
+        f'"usage_missing":{"null" if x.usage_missing is None else _text(x.usage_missing)},'
+        f'"finish_reasons":[{",".join([_text(one) for one in reasons]) if reasons else ""}],'
+        f'"attempts":{x.attempts},'
+        f'"retry":{"null" if x.client_retry is None else _retry(x.client_retry[SHORT])},'
+        f'"bytes_in":{x.bytes_in},"bytes_out":{x.bytes_out},"ms":{_milliseconds(x.timings)},'
+        f'"tags":{_tags(x.tags) if x.tags else "{}"},'
+        f'"trace":{"null" if x.trace is None else _text(x.trace)}{_rare(x, suppressed)}}}\n'
     ).encode()
 
 
@@ -108,11 +115,6 @@ _TEXTS = (
 )
 
 
-def _start(text: str | None) -> str | None:
-    """No more is needed of it; nor kept."""
-    return None if text is None else text[: TEXT + 1]
-
-
 @lru_cache(KEPT)
 def _who(client: str, name: str | None, kind: str | None, team: str | None) -> str:
     caller = f'"key":{_text(name)},"key_kind":{_text(kind)},"team":{_text(team)}'
@@ -120,16 +122,22 @@ def _who(client: str, name: str | None, kind: str | None, team: str | None) -> s
 
 
 @lru_cache(KEPT)
-def _where(endpoint: str, method: str, path: str) -> str:
+def _what(
+    endpoint: str, method: str, path: str, asked: str | None, served: str | None, by: str | None
+) -> str:
     return (
         f'"endpoint":{_text(endpoint)},"method":{_text(method, 32)},'
-        f'"path":{_text(path.partition("?")[0], PATH)}'
+        f'"path":{_text(path.partition("?")[0], PATH)},'
+        f'"model":{_text(asked)},"model_served":{_text(served)},"upstream":{_text(by)}'
     )
 
 
 @lru_cache(KEPT)
-def _model(asked: str | None, served: str | None, upstream: str | None) -> str:
-    return f'"model":{_text(asked)},"model_served":{_text(served)},"upstream":{_text(upstream)}'
+def _end(stream: bool, status: int, outcome: str, error: str | None, cache: str) -> str:
+    return (
+        f'"stream":{"true" if stream else "false"},"status":{status},"outcome":"{outcome}",'
+        f'"error":{_text(error)},"cache":"{cache}"'
+    )
 
 
 def _text(text: str | None, limit: int = TEXT) -> str:
@@ -159,17 +167,17 @@ def clean(text: str, limit: int) -> str:
 
 def rfc3339(at: float) -> str:
     """Seconds since the epoch as UTC with milliseconds."""
-    return _stamp(int(at * 1_000_000 + 0.5) // 1000)
+    second, ms = divmod(int(at * 1_000_000 + 0.5) // 1000, 1000)
+    return f"{_second(second)}.{ms:03}Z"
 
 
 @lru_cache(8)
-def _stamp(ms: int) -> str:
-    second = datetime.fromtimestamp(ms // 1000, UTC).strftime("%Y-%m-%dT%H:%M:%S")
-    return f"{second}.{ms % 1000:03}Z"
+def _second(at: int) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
-def _decimal(value: float | None) -> str:
-    return "null" if value is None else f"{value:.3f}" if value else "0.0"
+def _decimal(value: float) -> str:
+    return f"{value:.3f}" if value else "0.0"
 
 
 @lru_cache(KEPT)
@@ -179,13 +187,19 @@ def _dollars(nano_usd: int | None) -> str:
 
 
 def _tokens(usage: Usage) -> str:
-    details = "null" if usage.details is None else _encode(_numbers(usage.details, DEPTH)).decode()
+    u = usage
+    details = "null"
+    if u.details is not None:
+        details = _encode(_numbers(u.details, DEPTH)).decode()
+    counts = _counts(u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens)
+    return f'{counts},"usage_source":"{u.source._value_}","usage_details":{details}'
+
+
+@lru_cache(KEPT)
+def _counts(prompt: int, completion: int, cached: int, reasoning: int) -> str:
     return (
-        f'"prompt_tokens":{_bounded(usage.prompt_tokens)},'
-        f'"completion_tokens":{_bounded(usage.completion_tokens)},'
-        f'"cached_tokens":{_bounded(usage.cached_tokens)},'
-        f'"reasoning_tokens":{_bounded(usage.reasoning_tokens)},'
-        f'"usage_source":"{usage.source!s}","usage_details":{details}'
+        f'"prompt_tokens":{_bounded(prompt)},"completion_tokens":{_bounded(completion)},'
+        f'"cached_tokens":{_bounded(cached)},"reasoning_tokens":{_bounded(reasoning)}'
     )
 
 
@@ -212,21 +226,27 @@ def _tags(tags: Mapping[str, str]) -> str:
 
 
 @lru_cache(KEPT)
-def _retry(count: str | None) -> str:
+def _retry(count: str) -> str:
     """The client's own `x-stainless-retry-count`, where it is a count."""
-    if count and len(count) <= 4 and count.isascii() and count.isdigit():
+    if len(count) <= 4 and count.isascii() and count.isdigit():
         return str(int(count))
     return "null"
 
 
 def _milliseconds(t: Timings) -> str:
-    total, own = _decimal(t.total), t.overhead
-    overhead = total if own == t.total else _decimal(own)  # nothing was waited for
+    """Written out: a call for each point costs more than its digits."""
+    null, own = "null", t.overhead
+    total = f"{t.total:.3f}"
     return (
-        f'{{"received":{_decimal(t.received)},"admitted":{_decimal(t.admitted)},'
-        f'"looked_up":{_decimal(t.looked_up)},"connected":{_decimal(t.connected)},'
-        f'"first_byte":{_decimal(t.first_byte)},"first_token":{_decimal(t.first_token)},'
-        f'"last_byte":{_decimal(t.last_byte)},"booked":{_decimal(t.booked)},'
-        f'"total":{total},"queued":{_decimal(t.queued)},'
-        f'"upstream":{_decimal(t.upstream)},"overhead":{overhead}}}'
+        f'{{"received":{null if t.received is None else f"{t.received:.3f}"},'
+        f'"admitted":{null if t.admitted is None else f"{t.admitted:.3f}"},'
+        f'"looked_up":{null if t.looked_up is None else f"{t.looked_up:.3f}"},'
+        f'"connected":{null if t.connected is None else f"{t.connected:.3f}"},'
+        f'"first_byte":{null if t.first_byte is None else f"{t.first_byte:.3f}"},'
+        f'"first_token":{null if t.first_token is None else f"{t.first_token:.3f}"},'
+        f'"last_byte":{null if t.last_byte is None else f"{t.last_byte:.3f}"},'
+        f'"booked":{null if t.booked is None else f"{t.booked:.3f}"},"total":{total},'
+        f'"queued":{f"{t.queued:.3f}" if t.queued else "0.0"},'
+        f'"upstream":{f"{t.upstream:.3f}" if t.upstream else "0.0"},'
+        f'"overhead":{total if own == t.total else f"{own:.3f}"}}}'
     )

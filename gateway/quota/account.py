@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from math import ceil
 from typing import Protocol
 
 from gateway.errors import GatewayError, InsufficientQuota, RateLimited
-from gateway.exchange import HeaderList
 from gateway.quota.rules import (
     MINUTE,
     NEVER,
@@ -75,15 +75,17 @@ class Waiting(Protocol):
 class Gauge:
     """A limit beside the window that measures it, and its headers, as far as they stay the same."""
 
-    __slots__ = ("_last", "_remaining", "_reset", "_total", "limit", "meter", "warn_at")
+    __slots__ = (
+        *("_remaining", "_reset", "_total", "_whole", "amount", "limit", "meter", "warn_at"),
+    )
 
     def __init__(self, limit: Limit, meter: Sliding | Period) -> None:
-        self.limit, self.meter = limit, meter
+        self.limit, self.amount, self.meter = limit, limit.amount, meter
         # A minute is over before a warning is read.
         self.warn_at = WARN_AT * limit.amount if isinstance(meter, Period) else NEVER
         self._total = f"x-ratelimit-limit-{limit.unit}", str(limit.amount)
         self._remaining = f"x-ratelimit-remaining-{limit.unit}"
-        self._reset, self._last = f"x-ratelimit-reset-{limit.unit}", (0, ("", ""))
+        self._reset, self._whole = (f"x-ratelimit-reset-{limit.unit}", ""), -1
 
     def level(self) -> Level:
         """How it stands."""
@@ -95,15 +97,13 @@ class Gauge:
         resets = meter.end - now.wall if isinstance(meter, Period) else meter.resets_in(now.steady)
         return resets if resets > 0 else 0.0
 
-    def headers(self, left: int, now: Moment) -> HeaderList:
+    def headers(self, left: int, now: Moment) -> tuple[tuple[str, str], ...]:
         """Limit, what is left of it, and when it is whole again, in OpenAI's form."""
         resets = self.resets_in(now)
-        whole = int(resets)
-        if whole != resets:
-            whole += 1
-        if whole != self._last[0] or whole < 2:
-            self._last = whole, (self._reset, reset_words(resets))
-        return [self._total, (self._remaining, str(left)), self._last[1]]
+        whole = ceil(resets)
+        if whole != self._whole or whole < 2:
+            self._whole, self._reset = whole, (self._reset[0], reset_words(resets))
+        return self._total, (self._remaining, str(left)), self._reset
 
 
 class Account:
@@ -111,9 +111,9 @@ class Account:
     start is known, and so was any warning given for it."""
 
     __slots__ = (
-        *("_bounds", "_default", "_limits", "_most", "_own", "_restored", "_second", "day"),
-        *("key", "minute", "money", "name", "on_requests", "on_spending", "shown", "title"),
-        *("tokens", "told", "waiting", "windows"),
+        *("_default", "_limits", "_most", "_own", "_restored", "bounds", "day", "key"),
+        *("minute", "money", "name", "on_requests", "on_spending", "requests", "second"),
+        *("shown", "title", "tokens", "told", "waiting", "warns", "windows"),
     )
 
     def __init__(self, key: AccountKey, bounds: Bounds, *, restored: bool = False) -> None:
@@ -121,7 +121,7 @@ class Account:
         self._limits: tuple[Limit, ...] = ()
         self._most: Limit | None = None  # on requests at a time
         self.minute = self.windows.minute
-        self._bounds, self._second = bounds, -1
+        self.bounds, self.second = bounds, -1  # of the last roll
         self.attach()
         self.waiting: deque[Waiting] = deque()  # the first come first
         self._own: Given | None = None
@@ -154,17 +154,17 @@ class Account:
                     self._warned(gauge)
 
     def roll(self, now: Moment) -> None:
-        """Bring its windows to this moment: work once in a second."""
-        if now.second != self._second or now.bounds is not self._bounds:
-            self._second, self._bounds = now.second, now.bounds
-            if self.windows.roll(now.bounds, now.second):
-                self.attach()
+        """Bring its windows to this moment. A request asks for it only where `second` or `bounds`
+        are not the moment's, which is once in a second."""
+        self.second, self.bounds = now.second, now.bounds
+        if self.windows.roll(now.bounds, now.second):
+            self.attach()
 
     def attach(self) -> None:
         """Put each limit beside its window, where either is new: nothing is looked for on the way
         of a request."""
         periods, minute = self.windows.periods, self.windows.minute
-        self.day = periods["day", REQUESTS]
+        self.requests, self.day = minute[REQUESTS], periods["day", REQUESTS]
         self.tokens = tuple(one for (_, unit), one in periods.items() if unit == TOKENS)
         self.money = tuple(one for (_, unit), one in periods.items() if unit == MONEY)
         self._most = next((one for one in self._limits if one.unit == PARALLEL), None)
@@ -178,6 +178,7 @@ class Account:
         ]
         self.on_requests = tuple(one for one in gauges if one.limit.unit == REQUESTS)
         self.on_spending = tuple(one for one in gauges if one.limit.unit != REQUESTS)
+        self.warns = tuple(one for one in self.on_requests if one.warn_at < NEVER)
         # What headers tell of: those on requests, those on tokens.
         self.told = self.on_requests, tuple(one for one in gauges if one.limit.unit == TOKENS)
 

@@ -14,7 +14,7 @@ from gateway.config import AtLimit, CountHits
 from gateway.exchange import Bound, HeaderList
 from gateway.quota.account import Account, Gauge, Moment, Refusal
 from gateway.quota.rules import Blame, Decision, Step, Why, blame, decide, need
-from gateway.quota.windows import MONEY, REQUESTS, TOKENS, Bucket, Period
+from gateway.quota.windows import MONEY, TOKENS, Bucket, Period
 
 if TYPE_CHECKING:
     from gateway.quota.store import Quotas
@@ -136,11 +136,11 @@ class CountedPermit:
     def _count(self) -> None:
         self.counted, now = True, self._now
         for account in self._accounts:
-            bucket, day = account.minute[REQUESTS].slot(now.second), account.day
+            bucket, day = account.requests.slot(now.second), account.day
             bucket.settle(0, 1)
             day.used += 1
             self._requests.append((bucket, day))
-            for gauge in account.on_requests:
+            for gauge in account.warns:
                 if gauge.meter.used >= gauge.warn_at:
                     self._quotas.warn(account, gauge, now)
 
@@ -204,7 +204,8 @@ class CountedPermit:
         """Bring its windows to this moment."""
         now = self._quotas.moment()
         for account in self._accounts:
-            account.roll(now)
+            if now.second != account.second or now.bounds is not account.bounds:
+                account.roll(now)
 
     def decide(self, bound: Bound, *, patient: bool) -> Decision:
         """What its limits on tokens and money say at this moment."""
@@ -289,11 +290,12 @@ class CountedPermit:
             least = 0
             for account in self._accounts:
                 for gauge in account.told[of_requests_or_tokens]:
-                    left = gauge.limit.amount - gauge.meter.used - gauge.meter.held
+                    meter = gauge.meter
+                    left = gauge.amount - meter.used - meter.held
                     if tightest is None or left < least:
                         tightest, least = gauge, left
             if tightest is not None:
-                found += tightest.headers(max(0, least), self._now)
+                found += tightest.headers(least if least > 0 else 0, self._now)
         if self.clamped is not None:
             found.append(("x-gateway-clamped", str(self.clamped)))
         return found

@@ -46,7 +46,7 @@ class Lane:
 
     __slots__ = (
         *("age", "bytes_in", "bytes_out", "duration", "duration_marks", "errors", "first"),
-        *("first_marks", "key_requests", "overhead", "requests", "stages"),
+        *("first_marks", "key_requests", "overhead", "requests", "saved", "stages"),
     )
 
     def __init__(self, store: Store, x: Exchange, model: str, key: str) -> None:
@@ -68,6 +68,9 @@ class Lane:
         self.bytes_out = cell("gateway_response_bytes")
         self.age = cell("gateway_cache_hit_age_seconds")
         self.stages = Stages(store)
+        self.saved: Saved | None = None
+        if x.caller is not None and (x.cache is HIT or x.cache is JOINED):
+            self.saved = Saved(store, model, key)
 
     def book(self, x: Exchange) -> None:
         """Count what every request counts in."""
@@ -101,6 +104,8 @@ class Lane:
             row[bisect_left(AGE, age)] += 1
             row[-1] += age
         self.stages.book(x, times)
+        if self.saved is not None and not x.attempts:
+            self.saved.book(x)
 
 
 class Stages:

@@ -17,7 +17,7 @@ from prometheus_client import CollectorRegistry, GCCollector, ProcessCollector
 from gateway import __version__
 from gateway.config import UpstreamSection
 from gateway.exchange import CacheState, CallerKind, Exchange
-from gateway.metrics.lanes import Called, Lane, Saved, Used, observe, upstream_outcome
+from gateway.metrics.lanes import Called, Lane, Used, observe, upstream_outcome
 from gateway.metrics.names import NOBODY, Names, literal, literal_models
 from gateway.metrics.readings import Readings, labels_of
 from gateway.metrics.spec import PAIRS, Labels
@@ -28,10 +28,9 @@ from gateway.ports import Clock
 
 NOT_COUNTED = frozenset({"healthz", "readyz"})
 LANES = 20_000  # remembered; more kinds of requests are found anew
-HIT, JOINED = CacheState.HIT, CacheState.JOINED
 
 MayUse = Callable[[str], bool]
-P = TypeVar("P", Saved, Used, Called)
+P = TypeVar("P", Used, Called)
 
 
 def _anything(model: str) -> bool:
@@ -82,7 +81,7 @@ class Metrics:
         self._store = Store()
         self._names = Names()
         self._lanes: dict[tuple[object, ...], Lane] = {}
-        self._parts: dict[tuple[object, ...], Saved | Used | Called] = {}
+        self._parts: dict[tuple[object, ...], Used | Called] = {}
         self._models: Sequence[str] = ()
         self._aliases: Sequence[str] = ()
         self._issued: set[str] = set()  # names of issued keys that have series
@@ -204,8 +203,6 @@ class Metrics:
             self._book_reason(cache, x.cache_reason)
         if x.attempts:
             self._book_call(x, model, key)
-        elif caller is not None and (cache is HIT or cache is JOINED):
-            self._part(Saved, model, key).book(x)
         if x.usage_missing is not None:
             self._store.cell("gateway_usage_missing_total", x.usage_missing)[0] += 1
         if x.summary is not None and x.summary.observer_errors:

@@ -8,6 +8,7 @@ exact ints, floats and strs alone, of which sqlite3 binds one in 20 to 70 ns; No
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -16,6 +17,8 @@ from gateway.exchange import CacheState, Exchange, Outcome, Reservation, Usage
 from gateway.usage.rules import booked_cost
 
 TEXT = 256  # characters of a name that a client or an upstream chose
+START = slice(TEXT)  # no more is needed of it, nor kept
+KEPT = 1024
 
 Row = tuple[int | float | str, ...]
 
@@ -107,22 +110,24 @@ def row_of(exchange: Exchange) -> Row:
         caller.team_id or 0,
         caller.team or 0,
         _tags(x.tags) if x.tags else 0,
-        0 if x.model is None else _text(x.model),
-        0 if x.model_served is None else _text(x.model_served),
-        0 if x.upstream is None else _text(x.upstream),
+        *_names(
+            None if x.model is None else x.model[START],
+            None if x.model_served is None else x.model_served[START],
+            x.upstream,
+        ),
         0 if x.upstream_request_id is None else _text(x.upstream_request_id),
         x.endpoint,
         1 if x.stream else 0,
         x.status,
-        str(x.outcome),
+        x.outcome._value_,
         0 if x.error is None else _text(x.error),
-        str(x.cache),
+        x.cache._value_,
         x.cache_key or 0,
         usage.prompt_tokens,
         usage.completion_tokens,
         usage.cached_tokens,
         usage.reasoning_tokens,
-        str(usage.source),
+        usage.source._value_,  # plain, where str() is a call
         "" if cost is None else cost,
         saved,
         "" if saved_cost is None else saved_cost,
@@ -194,6 +199,18 @@ def row_of_held(held: Reservation, boot: str) -> Row:
         held.completion_tokens,
         held.nano_usd,
         "" if held.prompt_nano_usd is None else held.prompt_nano_usd,
+    )
+
+
+@lru_cache(KEPT)
+def _names(
+    asked: str | None, served: str | None, upstream: str | None
+) -> tuple[int | str, int | str, int | str]:
+    """Few, and the same again and again."""
+    return (
+        0 if asked is None else _text(asked),
+        0 if served is None else _text(served),
+        0 if upstream is None else _text(upstream),
     )
 
 

@@ -98,6 +98,8 @@ def test_follow_shows_each_request_as_it_is_booked_until_ctrl_c(house, stack, wo
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
+        # Who runs tests in the background has them ignore SIGINT, and each child inherits that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     lines = Lines(process.stdout)
     try:

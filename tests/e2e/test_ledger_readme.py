@@ -91,4 +91,4 @@ def test_the_page_s_commands_work_as_printed(tmp_path: Path) -> None:
         assert admin(gateway, "/admin/usage?by=key")[0]["requests"] == 1
         assert {use(gateway, text).status for text in (key, new)} == {200}
         _, left = (user.types(line) for line in lines(limits))
-        assert re.search(r"^tokens_per_day +20,000 +[1-9]", left, re.M)  # what she used before counts
+        assert re.search(r"^tokens_per_day +20,000 +[1-9]", left, re.M)  # what she used counts

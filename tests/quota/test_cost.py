@@ -72,6 +72,25 @@ def test_headers_are_of_now_however_long_the_call_takes() -> None:
     assert dict(permit.headers())["x-ratelimit-remaining-requests"] == "5"
 
 
+def test_the_words_that_are_kept_for_headers_are_said_no_longer_than_they_hold() -> None:
+    """F8: at each second, and below one."""
+    clock = Clock()
+    permit = admit(quotas(clock), alice(rpm=5))
+    said = []
+    for seconds in (30, 0.5, 0.25, 28, 1.5, 0.5):
+        clock.pass_(seconds)
+        said.append(dict(permit.headers())["x-ratelimit-reset-requests"])
+    assert said == ["31s", "31s", "31s", "3s", "750ms", "250ms"]
+
+
+def test_a_day_of_requests_is_warned_of_a_minute_is_not() -> None:
+    """F9: a minute is over before a warning is read."""
+    rig, caller = quotas(Clock()), alice(rpm=10, requests_per_day=10)
+    for _ in range(9):
+        admit(rig, caller).close()
+    assert rig.figures.warnings == {("alice", "requests_per_day"): 1}
+
+
 def test_callers_without_a_key_are_bounded_also_when_all_are_at_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -103,6 +103,8 @@ def logs(context: click.Context, /, form: str, follow: bool, limit: int, **given
     if context.invoked_subcommand is not None:
         return
     where = {name: given.pop(name) for name in ("config_path", "data")}
+    if given["bodies"] and form not in ("json", "jsonl"):
+        raise click.UsageError("--bodies is for --format json and jsonl; one alone: logs show ID.")
     given["bodies"] = given["bodies"] or None
     with session(where) as house:
         page = _first(house, limit, follow, given)

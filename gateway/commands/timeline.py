@@ -17,7 +17,7 @@ POINTS = (
     ("first_token", "handed to the client"),
     ("last_byte", "of the upstream's answer"),
     ("booked", "its row was on its way to the disk"),
-    ("total", "the end, as the row has it"),
+    ("total", "the end"),
 )
 LEFT_OUT = {
     "queue_full": "left out: the journal's queue was full",

@@ -23,6 +23,8 @@ SECRET = 16  # characters from which a text is a secret, and not a word
 # Of a header's name. What a client calls its credentials is not known: rather too many.
 _CREDENTIAL = re.compile(r"auth|key|token|secret|cookie|passw|credential|session|signature")
 _HARMLESS = frozenset({"idempotency-key"})
+_HARMLESS_PREFIXES = ("x-gateway-", "x-ratelimit-", "x-upstream-ratelimit-")  # tokens to count
+_ESCAPES = r"\\{0,16}"  # before a quote, in JSON in strings of JSON; bounded, so that it is linear
 _LONG = re.compile(r"[A-Za-z0-9+/=_-]{200,}")  # base64: nobody looks for it
 _UNSPACED = re.compile(  # scripts without spaces between words: each character is one
     "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
@@ -39,7 +41,7 @@ def kept_headers(headers: HeaderList, scrub: Blot) -> list[list[str]]:
 
 def _is_credential(name: str) -> bool:
     name = name.lower()
-    if name in _HARMLESS or name.startswith("x-gateway-"):
+    if name in _HARMLESS or name.startswith(_HARMLESS_PREFIXES):
         return False
     return _CREDENTIAL.search(name) is not None
 
@@ -67,9 +69,13 @@ class Redactor:
 
     def plain(self, text: str, own: Sequence[str] = ()) -> str:
         """A text that is no JSON, or broken: members as they look in it, then as `scrub`."""
-        if self._member is not None:
-            text = self._member.sub(rf'\1"{REDACTED}"', text)
-        return self.scrub(text, own)
+        return self.scrub(self.without_members(text), own)
+
+    def without_members(self, text: str) -> str:
+        """A text in which there may be JSON, without what looks like a member that is not kept."""
+        if self._member is None or '"' not in text:
+            return text
+        return self._member.sub(rf'\1"{REDACTED}"', text)
 
 
 class Pass:
@@ -105,9 +111,10 @@ class Pass:
         return REDACTED
 
     def _text(self, text: str, depth: int) -> str:
-        kept = text
         if depth < DEPTH and text[:1] in ("{", "[") and self._redactor.names:
             kept = self._inner(text, depth)
+        else:
+            kept = self._redactor.without_members(text)
         kept = self._redactor.scrub(kept, self._own)
         self.changed |= kept != text
         self.words.append(kept)
@@ -148,5 +155,5 @@ def _member_pattern(names: Sequence[str]) -> re.Pattern[str] | None:
     if not names:
         return None
     either = "|".join(map(re.escape, names))
-    value = r'\\*"(?:[^"\\]|\\.)*"?|[^\s,}\]"\\]+'
-    return re.compile(rf'(\\*"(?:{either})\\*"\s*:\s*)(?:{value})', re.IGNORECASE)
+    value = rf'{_ESCAPES}"(?:[^"\\]|\\.)*"?|[^\s,}}\]"\\]+'
+    return re.compile(rf'({_ESCAPES}"(?:{either}){_ESCAPES}"\s*:\s*)(?:{value})', re.IGNORECASE)

@@ -111,7 +111,10 @@ class Register:
 
         async def work() -> tuple[Key, str]:
             if any(key.name == name and key.revoked is None for key in self._keys.values()):
-                raise Conflict(f"A key is named '{name}' already; revoke it or take another name.")
+                raise Conflict(
+                    f"A key is named '{name}' already: change it (gateway keys set), revoke it, or "
+                    "take another name."
+                )
             team_id = None if team is None else self.team(team).id
             token, peppers, now = self._issue(), self._peppers(), self._clock.now()
             key = Key(

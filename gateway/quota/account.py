@@ -26,6 +26,7 @@ from gateway.quota.rules import (
     Why,
     amount,
     at,
+    in_words,
     limits_of,
     reset_words,
     span_words,
@@ -250,7 +251,7 @@ class Account:
             text += f", and this request may take {amount(limit, least)}"
         if isinstance(meter, Sliding):
             wait = max(0.001, meter.room_in(least, limit.amount, now.steady))
-            text += f". There is room again in {reset_words(wait)}."
+            text += f". There is room again in {in_words(wait)}."
             return self._refusal(limit, RateLimited(text, retry_after=wait), wait)
         if found.fits > 0:
             text += f". {_largest(found.fits).removesuffix('.')}"
@@ -258,7 +259,7 @@ class Account:
             text += ". It does not reset."
             return self._refusal(limit, InsufficientQuota(text), NEVER)
         wait = max(0.001, gauge.resets_in(now))
-        text += f". It resets at {at(now.wall + wait)}, in {reset_words(wait)}."
+        text += f". It resets at {at(now.wall + wait)}, in {in_words(wait)}."
         return self._refusal(limit, InsufficientQuota(text, retry_after=wait), wait)
 
     def _refusal(self, limit: Limit, error: GatewayError, hardness: float) -> Refusal:
@@ -273,7 +274,7 @@ class Account:
         limit, resets = gauge.limit, gauge.resets_in(now)
         until = "it does not reset"
         if resets < NEVER:
-            until = f"it resets at {at(now.wall + resets)}, in {reset_words(resets)}"
+            until = f"it resets at {at(now.wall + resets)}, in {in_words(resets)}"
         return (
             f"{self.title} has used {amount(limit, gauge.meter.used)} of its "
             f"{amount(limit, limit.amount)} {span_words(limit)}; {until}"

@@ -204,6 +204,14 @@ def at(moment: float) -> str:
     return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def in_words(seconds: float) -> str:
+    """A duration for people: days and hours, else as `reset_words`."""
+    if seconds < 2 * 86_400:
+        return reset_words(seconds)
+    days, hours = divmod(-int(-seconds // 3600), 24)
+    return f"{days} days {hours} h" if hours else f"{days} days"
+
+
 def reset_words(seconds: float) -> str:
     """A duration as OpenAI's headers write it: `1s`, `6m0s`, `23h59m59s`; below a second `12ms`
     (platform.openai.com/docs/guides/rate-limits, "Rate limits in headers")."""

@@ -113,3 +113,10 @@ def test_follow_shows_each_request_as_it_is_booked_until_ctrl_c(house, stack, wo
         process.kill()
         process.wait()
         lines.close()
+
+
+@pytest.mark.parametrize("words", [(), ("--follow",), ("--format", "csv")])
+def test_bodies_are_for_json(house, words):
+    """A table has no room for them; said, not left out."""
+    house.run("logs", "--bodies", *words, code=2)
+    assert "logs show ID" in house.said[-1]

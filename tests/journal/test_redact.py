@@ -85,6 +85,7 @@ def test_a_body_with_nothing_to_take_out_is_kept_byte_for_byte(body):
         ({"t": f"yours: {UPSTREAM}"}, {"t": f"yours: {REDACTED}"}),
         ({"t": f"ours: {ISSUED}"}, {"t": "ours: [key]"}),
         ({TOKEN: "as a name"}, {REDACTED: "as a name"}),
+        ({"t": 'so: {"password":"x"} it is'}, {"t": f'so: {{"password":"{REDACTED}"}} it is'}),
         ({"t": "card 1234 5678"}, {"t": f"card {REDACTED}"}),
     ],
 )
@@ -169,6 +170,7 @@ def test_g7_headers_keep_their_names_and_lose_their_credentials():
     secret = ["Authorization", "api-key", "X-Api-Key", "Cookie", "X-Amz-Security-Token"]
     secret += ["X-Session-Id", "Proxy-Authorization", "X-My-Password", "x-goog-signature"]
     plain = ["User-Agent", "x-stainless-lang", "idempotency-key", "x-gateway-cache-key"]
+    plain += ["x-ratelimit-remaining-tokens", "x-upstream-ratelimit-limit-tokens"]
     headers = [(name, f"value {TOKEN}") for name in secret + plain]
     found = kept_headers(headers, lambda value: redactor().scrub(value, (TOKEN,)))
     assert [name for name, _ in found] == secret + plain

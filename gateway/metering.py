@@ -18,12 +18,12 @@ from gateway.exchange import Bound, Caller, CallerKind, Reservation
 from gateway.keys.rules import blotted
 from gateway.leash import Leash
 from gateway.ports import Call, ClientGone, Ledger, Permit, Prices, Quota, Upstream
+from gateway.quota.rules import all_output, nano
 from gateway.trip import Trip
+from gateway.usage.rules import rough_tokens
 from gateway.wire.demand import Demand, demand_of, with_cap
 
 LEASE = 86_400.0  # seconds after which a reservation of ours is no longer believed
-BYTES_PER_TOKEN = 4  # of text, roughly, where nothing depends on it being a bound
-PICO_PER_NANO = 1000
 NOTHING = Demand(prompt=0, text_bytes=0, output=0, n=1, extra_output=0, metered=True, capped=())
 UNKNOWN = Demand(
     prompt=None, text_bytes=0, output=None, n=1, extra_output=0, metered=False, capped=()
@@ -137,12 +137,9 @@ class Metering:
     def _reservation(self, trip: Trip, caller: Caller, bound: Bound, demand: Demand) -> Reservation:
         """What the ledger books if a crash ends the call: a bound where limits depend on it, else
         an estimate."""
-        prompt = bound.prompt
-        if not trip.permit.spends:
-            prompt = -(-demand.text_bytes // BYTES_PER_TOKEN)
-        output = bound.output if trip.permit.clamped is None else trip.permit.clamped
-        said = output * bound.n + bound.extra
-        prompt_pico = prompt * bound.input_pico
+        permit = trip.permit
+        prompt = bound.prompt if permit.spends else rough_tokens(demand.text_bytes)
+        said = all_output(bound, bound.output if permit.clamped is None else permit.clamped)
         return Reservation(
             id=trip.ask.id,
             at=trip.ask.at,
@@ -151,9 +148,9 @@ class Metering:
             model=blotted(trip.model or ""),
             prompt_tokens=prompt,
             completion_tokens=said,
-            nano_usd=-(-(prompt_pico + said * bound.output_pico) // PICO_PER_NANO),
+            nano_usd=nano(bound, prompt, said),
             until=trip.ask.at + LEASE,
-            prompt_nano_usd=-(-prompt_pico // PICO_PER_NANO),
+            prompt_nano_usd=nano(bound, prompt, 0),
             key=caller.name,
             team=caller.team,
             upstream=trip.upstream,

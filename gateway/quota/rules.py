@@ -75,10 +75,18 @@ class Level:
 
 def need(bound: Bound, output: int, unit: str) -> int:
     """What a call takes at most with so many output tokens for each answer."""
-    said = output * bound.n + bound.extra
-    if unit == TOKENS:
-        return bound.prompt + said
-    return -(-(bound.prompt * bound.input_pico + said * bound.output_pico) // PICO)
+    said = all_output(bound, output)
+    return bound.prompt + said if unit == TOKENS else nano(bound, bound.prompt, said)
+
+
+def all_output(bound: Bound, output: int) -> int:
+    """Tokens of all answers, with so many for each, and of what is billed beside them."""
+    return output * bound.n + bound.extra
+
+
+def nano(bound: Bound, prompt: int, said: int) -> int:
+    """What so many tokens cost at the bound's prices, in 10^-9 dollars, rounded up."""
+    return -(-(prompt * bound.input_pico + said * bound.output_pico) // PICO)
 
 
 def largest_output(bound: Bound, unit: str, left: int) -> int:

@@ -138,10 +138,11 @@ def missing_usage(
     if policy is OnMissingUsage.NONE or status != 200:
         return NO_USAGE
     output = content_bytes if policy is OnMissingUsage.ESTIMATE else 0
-    return Usage(_tokens(prompt_bytes), _tokens(output), source=UsageSource.ESTIMATED)
+    return Usage(rough_tokens(prompt_bytes), rough_tokens(output), source=UsageSource.ESTIMATED)
 
 
-def _tokens(size: int) -> int:
+def rough_tokens(size: int) -> int:
+    """Tokens of so many bytes of text, where nothing depends on it being a bound."""
     return -(-size // BYTES_PER_TOKEN)
 
 

@@ -1,12 +1,16 @@
 """What the JSON objects of one answer say for our books: usage, finish reasons, model, errors.
 
-Rule: no member need be there or be of any type (A4); the last word counts, nothing is summed (A9).
+Rules: no member need be there or be of any type (A4); the last word counts, nothing is summed (A9).
+One typed read takes the members that are looked at, and skips what the model said; what is of
+another type than documented, or JSON to Python's reader alone, is read with care.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
 from typing import Any
+
+import msgspec
 
 from gateway.exchange import Summary, Usage
 from gateway.wire.usage import read_usage
@@ -24,6 +28,72 @@ _MOST_CHOICES = 1024  # finish reasons remembered of one answer
 _LONGEST = 256  # characters of a model's name or a finish reason
 
 
+class Choice(msgspec.Struct):
+    """One of an answer's `choices`, or of an event's. `index` None: its place says it."""
+
+    index: int | None = None
+    finish_reason: str | None = None
+    delta: dict[str, Any] | None = None
+    text: Any = None
+    usage: Any = None
+
+
+class Said(msgspec.Struct):
+    """What is looked at of one event, or of a whole answer."""
+
+    choices: list[Choice] | None = None
+    usage: Any = None
+    model: str | None = None
+    service_tier: str | None = None
+    error: Any = None
+    delta: Any = None  # response.output_text.delta
+    response: Any = None  # the Responses API
+    x_groq: Any = None  # Groq (vercel/ai issue 1651)
+
+
+_read = msgspec.json.Decoder(Said).decode
+
+
+def read_object(data: bytes) -> Said:
+    """What one object says; any other value says nothing. ValueError, RecursionError: not JSON."""
+    try:
+        return _read(data)
+    except (msgspec.MsgspecError, UnicodeDecodeError):
+        found = json.loads(data)  # NaN and lone surrogates too
+        return _carefully(found) if isinstance(found, dict) else Said()
+
+
+def _carefully(found: dict[str, Any]) -> Said:
+    """The members that are of the right type."""
+    choices = found.get("choices")
+    return Said(
+        [_choice(place, one) for place, one in enumerate(choices[:_MOST_CHOICES])
+         if isinstance(one, dict)] if isinstance(choices, list) else None,
+        found.get("usage"),
+        _str(found.get("model")),
+        _str(found.get("service_tier")),
+        found.get("error"),
+        found.get("delta"),
+        found.get("response"),
+        found.get("x_groq"),
+    )  # fmt: skip
+
+
+def _choice(place: int, found: dict[str, Any]) -> Choice:
+    index, delta = found.get("index"), found.get("delta")
+    return Choice(
+        index if type(index) is int else place,
+        _str(found.get("finish_reason")),
+        delta if isinstance(delta, dict) else None,
+        found.get("text"),
+        found.get("usage"),
+    )
+
+
+def _str(found: object) -> str | None:
+    return found if isinstance(found, str) else None
+
+
 class Findings:
     """What the objects of one answer have said; the last word counts, nothing is summed (A9)."""
 
@@ -36,66 +106,81 @@ class Findings:
         self.tier: str | None = None
         self.error = self.content = self.malformed = False
 
-    def read(self, found: Mapping[str, Any]) -> None:
-        """One event, or the whole answer. No member need be there, or be of any type (A4)."""
-        choices = found.get("choices")
-        if isinstance(choices, list):
-            for place, choice in enumerate(choices[:_MOST_CHOICES]):
-                if isinstance(choice, Mapping):
-                    self._choice(place, choice)
-        elif isinstance(found.get("delta"), str) and found["delta"]:  # response.output_text.delta
+    def read(self, said: Said) -> None:
+        """One event, or the whole answer."""
+        for place, choice in enumerate(said.choices or ()):
+            self._choice(place, choice)
+        if said.choices is None and isinstance(said.delta, str) and said.delta:
             self.content = True
-        for inner in (found.get("response"), found.get("x_groq")):
-            if isinstance(inner, Mapping):  # the Responses API; Groq (vercel/ai issue 1651)
-                self._head(inner)
-        self._head(found)
+        if said.response is not None:
+            self._inner(said.response)
+        if said.x_groq is not None:
+            self._inner(said.x_groq)
+        self._head(said)
 
-    def _head(self, found: Mapping[str, Any]) -> None:
-        self.error = self.error or bool(found.get("error"))
-        self.model = self.model or _text(found.get("model"))
-        self.tier = _text(found.get("service_tier")) or self.tier
-        self._take(found.get("usage"))
+    def _inner(self, found: object) -> None:
+        if isinstance(found, dict):
+            self._head(_carefully(found | {"choices": None}))
 
-    def _choice(self, place: int, choice: Mapping[str, Any]) -> None:
-        index = choice.get("index")
-        index = index if type(index) is int else place
-        if index in self.reasons or len(self.reasons) < _MOST_CHOICES:
-            self.reasons[index] = _text(choice.get("finish_reason")) or self.reasons.get(index)
-        delta = choice.get("delta")
-        if isinstance(delta, Mapping):
-            self.content = self.content or any(delta[key] for key in delta if key != "role")
-        self.content = self.content or bool(choice.get("text"))
-        self._take(choice.get("usage"))  # Moonshot's place (earendil-works/pi issue 2017)
+    def _head(self, said: Said) -> None:
+        if said.error:
+            self.error = True
+        if said.model is not None and not self.model:
+            self.model = _text(said.model)
+        if said.service_tier is not None:
+            self.tier = _text(said.service_tier) or self.tier
+        if said.usage is not None:
+            self._take(said.usage)
+
+    def _choice(self, place: int, choice: Choice) -> None:
+        index, why, reasons = choice.index, choice.finish_reason, self.reasons
+        if index is None:
+            index = place
+        if why is not None:
+            why = _text(why)
+        if index in reasons:
+            reasons[index] = why or reasons[index]
+        elif len(reasons) < _MOST_CHOICES:
+            reasons[index] = why
+        if not self.content:
+            delta = choice.delta
+            self.content = bool(choice.text) or (
+                delta is not None and any(delta[key] for key in delta if key != "role")
+            )
+        if choice.usage is not None:
+            self._take(choice.usage)  # Moonshot's place (earendil-works/pi issue 2017)
 
     def _take(self, found: object) -> None:
-        if found is not None:
-            usage = read_usage(found)
-            self.usage = usage or self.usage
-            self.malformed = self.malformed or usage is None
+        usage = read_usage(found)
+        if usage is None:
+            self.malformed = True
+        else:
+            self.usage = usage
 
     def finished(self) -> int:
         """How many choices have their finish reason; 0 while one that was seen has none."""
-        return len(self.reasons) if all(self.reasons.values()) else 0
+        return 0 if None in self.reasons.values() else len(self.reasons)
 
     def summary(self, complete: bool, missing: str, events: int, errors: int, said: int) -> Summary:
         """`missing` is the reason where there is no usage and no better one is known."""
+        reasons = self.reasons
+        if len(reasons) > 1:
+            reasons = dict(sorted(reasons.items()))
         better = MALFORMED if self.malformed else missing
         return Summary(
-            usage=self.usage,
-            finish_reasons=tuple(why for _, why in sorted(self.reasons.items()) if why),
-            model=self.model,
-            service_tier=self.tier,
-            complete=complete,
-            error=self.error,
-            events=events,
-            missing=None if self.usage else better,
-            observer_errors=errors,
-            content_bytes=said,
+            self.usage,
+            tuple(filter(None, reasons.values())),
+            self.model,
+            self.tier,
+            complete,
+            self.error,
+            events,
+            None if self.usage else better,
+            errors,
+            said,
         )
 
 
-def _text(found: object) -> str | None:
+def _text(said: str) -> str | None:
     """A word for a log and a label: short, and of characters that can be written."""
-    if isinstance(found, str) and 0 < len(found) <= _LONGEST and found.isprintable():
-        return found
-    return None
+    return said if 0 < len(said) <= _LONGEST and said.isprintable() else None

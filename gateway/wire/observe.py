@@ -7,12 +7,9 @@ read it counts and lets pass. An event that can matter to nobody is not parsed (
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from enum import StrEnum
-from typing import Any, Protocol
-
-import msgspec
+from typing import Protocol
 
 from gateway.exchange import Summary
 from gateway.wire import sse
@@ -23,6 +20,7 @@ from gateway.wire.findings import (
     TRUNCATED,
     UNOBSERVED,
     Findings,
+    read_object,
 )
 from gateway.wire.scan import (
     are_plain,
@@ -261,34 +259,9 @@ class StreamObserver:
             findings.error = True
         if findings.content and not matters(data):
             return bytes
-        found = _decode(data)
-        if not isinstance(found, dict):
-            return bytes
-        findings.read(found)
-        bare = found.get("choices") == [] and isinstance(found.get("usage"), dict)
-        return UsageEvent if bare else bytes
-
-
-def _decode(data: bytes) -> object:
-    """JSON as Python's reader takes it too: NaN, lone surrogates. ValueError where it is none."""
-    try:
-        return msgspec.json.decode(data)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return json.loads(data)
-
-
-class _Body(msgspec.Struct):
-    """The members that are read of a JSON answer; others (an embedding's numbers) are skipped."""
-
-    usage: msgspec.Raw = msgspec.Raw()
-    choices: msgspec.Raw = msgspec.Raw()
-    model: msgspec.Raw = msgspec.Raw()
-    service_tier: msgspec.Raw = msgspec.Raw()
-    error: msgspec.Raw = msgspec.Raw()
-    x_groq: msgspec.Raw = msgspec.Raw()
-
-
-_read_body = msgspec.json.Decoder(_Body).decode
+        said = read_object(data)
+        findings.read(said)
+        return UsageEvent if said.choices == [] and isinstance(said.usage, dict) else bytes
 
 
 class JSONObserver:
@@ -322,9 +295,12 @@ class JSONObserver:
     def close(self) -> list[Piece]:
         self._closed = True
         if self._size <= self._cap:
-            body, self._copy = b"".join(self._copy), []
+            copy, self._copy = self._copy, []
+            body = copy[0] if len(copy) == 1 else b"".join(copy)
             try:
-                self._findings.read(_members(body))
+                said = read_object(body)
+                said.response = None  # of an event alone
+                self._findings.read(said)
             except ValueError:
                 self._json = False
             except Exception:
@@ -341,24 +317,13 @@ class JSONObserver:
         """Complete: it parses, and each choice has its finish reason. An answer that was too large
         to be read is taken for whole at its clean end."""
         findings = self._findings
-        finished = all(findings.reasons.values())
-        complete = self._closed and self._json and finished
+        complete = self._closed and self._json and None not in findings.reasons.values()
         missing = NO_USAGE if complete else TRUNCATED
         if self._size > self._cap:
             missing = TOO_LARGE
         elif not self._json:
             missing = NOT_JSON
         return findings.summary(complete, missing, 0, self._errors, self._said)
-
-
-def _members(body: bytes) -> dict[str, Any]:
-    """The members of interest of an object, none of any other value; ValueError: not JSON."""
-    try:
-        raw = msgspec.structs.asdict(_read_body(body))
-        return {name: _decode(bytes(value)) for name, value in raw.items() if bytes(value)}
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        found = json.loads(body)
-        return found if isinstance(found, dict) else {}
 
 
 class BlindObserver:

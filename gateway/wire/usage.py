@@ -5,7 +5,6 @@ Rule: figures are taken or refused whole, never repaired; what is odd gives None
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -19,38 +18,64 @@ _MOST_DETAILS = 16 * 1024  # bytes of the whole object as JSON
 def read_usage(found: object) -> Usage | None:
     """The usage object `found` as `Usage`; None where it is none: not an object, no token figures,
     or one that is a string, a fraction, negative or absurd. Zeros are figures (A8)."""
-    if not isinstance(found, Mapping):
+    if not isinstance(found, dict):
         return None
+    prompt, completion = found.get("prompt_tokens"), found.get("completion_tokens")
     # `input_tokens` and `output_tokens` are the Responses API's words for the same two.
-    prompt = _figure(found, "prompt_tokens", "input_tokens")
-    completion = _figure(found, "completion_tokens", "output_tokens")
-    if prompt == completion == -1 or _MALFORMED in (prompt, completion):
+    if prompt is None:
+        prompt = found.get("input_tokens")
+    if completion is None:
+        completion = found.get("output_tokens")
+    if prompt is None:
+        if completion is None:
+            return None
+        prompt = 0
+    elif completion is None:
+        completion = 0
+    if not (type(prompt) is int is type(completion)):
         return None
-    prompt, completion = max(0, prompt), max(0, completion)
+    if not (0 <= prompt <= _MOST and 0 <= completion <= _MOST):
+        return None
+    cached = _cached(found)
     return Usage(
-        prompt_tokens=prompt,
-        completion_tokens=completion,
-        cached_tokens=min(prompt, _cached(found)),
-        reasoning_tokens=max(
-            0,
-            _detail(found, "completion_tokens_details", "reasoning_tokens"),
-            _detail(found, "output_tokens_details", "reasoning_tokens"),
-        ),
-        source=UsageSource.UPSTREAM,
-        details=found if _is_writable(found) else None,
+        prompt,
+        completion,
+        cached if cached < prompt else prompt,
+        _reasoning(found),
+        UsageSource.UPSTREAM,
+        found if _is_writable(found) else None,
     )
 
 
-_ABSENT, _MALFORMED = -1, -2
+def _reasoning(found: dict[str, Any]) -> int:
+    """Completion tokens that were not shown, in the words of either API: the larger figure."""
+    most = 0
+    for group in ("completion_tokens_details", "output_tokens_details"):
+        details = found.get(group)
+        if type(details) is dict:
+            figure = details.get("reasoning_tokens")
+            if type(figure) is int and most < figure <= _MOST:
+                most = figure
+    return most
 
 
-def _figure(found: Mapping[str, Any], *names: str) -> int:
-    """The first of `names` that is there and not null, or _ABSENT, or _MALFORMED."""
-    for name in names:
-        value = found.get(name)
-        if value is not None:
-            return value if type(value) is int and 0 <= value <= _MOST else _MALFORMED
-    return _ABSENT
+def _cached(found: dict[str, Any]) -> int:
+    """Prompt tokens the provider had cached: OpenAI's place first, then those of others.
+
+    DeepSeek: `prompt_cache_hit_tokens` (api-docs.deepseek.com/guides/kv_cache); Moonshot:
+    `cached_tokens` beside the totals (platform.kimi.ai/docs).
+    """
+    for group in ("prompt_tokens_details", "input_tokens_details"):
+        details = found.get(group)
+        if type(details) is dict:
+            figure = details.get("cached_tokens")
+            if type(figure) is int and 0 <= figure <= _MOST:
+                return figure
+    for name in ("prompt_cache_hit_tokens", "cached_tokens"):
+        figure = found.get(name)
+        if type(figure) is int and 0 <= figure <= _MOST:
+            return figure
+    return 0
 
 
 def _is_writable(found: object) -> bool:
@@ -59,25 +84,3 @@ def _is_writable(found: object) -> bool:
         return len(msgspec.json.encode(found)) <= _MOST_DETAILS
     except (ValueError, RecursionError):
         return False
-
-
-def _detail(found: Mapping[str, Any], group: str, name: str) -> int:
-    details = found.get(group)
-    return _figure(details, name) if isinstance(details, Mapping) else _ABSENT
-
-
-def _cached(found: Mapping[str, Any]) -> int:
-    """Prompt tokens the provider had cached: OpenAI's place first, then those of others.
-
-    DeepSeek: `prompt_cache_hit_tokens` (api-docs.deepseek.com/guides/kv_cache); Moonshot:
-    `cached_tokens` beside the totals (platform.kimi.ai/docs).
-    """
-    for figure in (
-        _detail(found, "prompt_tokens_details", "cached_tokens"),
-        _detail(found, "input_tokens_details", "cached_tokens"),
-        _figure(found, "prompt_cache_hit_tokens"),
-        _figure(found, "cached_tokens"),
-    ):
-        if figure >= 0:
-            return figure
-    return 0

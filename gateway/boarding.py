@@ -7,10 +7,11 @@ the cache room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from weakref import ref
 
 from gateway.abandoned import AbandonedFlights
 from gateway.cache import rules
@@ -19,7 +20,7 @@ from gateway.calls import Calls, header
 from gateway.config import Cache as CacheSection
 from gateway.config import Scope
 from gateway.entry import Entry, Recording, Ticket
-from gateway.exchange import NO_USAGE, CacheState, Caller, Grant
+from gateway.exchange import NO_USAGE, CacheState, Caller, Grant, Mold
 from gateway.flight import Flight
 from gateway.forms import REPLAYED, Forms, Replay, beside, recorded
 from gateway.leash import Leash, own_task
@@ -35,6 +36,7 @@ NO_GRANT = Grant()
 KNOWN_LARGEST = 256 * 1024  # bytes of a body that is remembered
 PLANNED_LARGEST = 256  # characters of what a head asks, in a plan that is remembered
 _OF_A_KNOWN = 1400  # bytes of Python's own; a test holds it to what tracemalloc sees
+_OF_A_MOLD = 4000  # the same, with what sinks make of it
 
 
 class Known:
@@ -60,10 +62,10 @@ class Known:
         return _OF_A_KNOWN + len(self.request.body) + 8 * len(self.request.model)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, weakref_slot=True)
 class Plan:
     """What one request is to the cache, and where it goes if there is nothing. `key` None: nothing,
-    for the reason in `bypass`; `shown` is what logs have of it."""
+    for the reason in `bypass`; `shown` is what logs have of it. Never changed, but for `mold`."""
 
     request: ChatRequest
     wish: Wish
@@ -81,6 +83,8 @@ class Plan:
     state: CacheState
     reads: bool
     keeps: bool
+    logged: bool  # the journal may keep something of it
+    mold: Mold | None = None  # of the hits of this plan
 
 
 class Boarding:
@@ -103,6 +107,7 @@ class Boarding:
         self.abandoned.limits = section.abandoned
         self._known.clear()
         self._known_bytes, self._known_limit = 0, beside(section.memory)
+        self._molds = deque[ref[Plan]](maxlen=beside(section.memory) // _OF_A_MOLD)
         self._forms.resize(beside(section.memory))
 
     # -- plan --------------------------------------------------------------------------------------
@@ -133,9 +138,11 @@ class Boarding:
         ask: Ask,
         upstream: Upstream,
         upstreams: Sequence[Upstream],
+        *,
+        logged: bool,
     ) -> Plan:
         """What this request is to the cache; its key, its wish, its reason to pass by. `upstream`
-        was chosen of `upstreams`."""
+        was chosen of `upstreams`; `logged`: the journal may keep something of it."""
         request, asks, grant = known.request, said(ask).asks, caller.grant or NO_GRANT
         controls = rules.ALL if grant.controls is None else grant.controls
         wish = rules.read_wish(asks.cache_control, asks.cache_ttl, controls)
@@ -172,6 +179,7 @@ class Boarding:
             CacheState.BYPASS if key is None else CacheState.MISS,
             reads=key is not None and wish.reads,
             keeps=key is not None and wish.keeps,
+            logged=logged,
         )
         if asks.size <= PLANNED_LARGEST:
             known.plan = made
@@ -179,11 +187,18 @@ class Boarding:
 
     # -- look up -----------------------------------------------------------------------------------
 
-    async def look_up(self, trip: Trip, plan: Plan) -> Replay | None:
-        """A kept answer in the form asked for, or None. From memory nothing is awaited."""
+    def find(self, plan: Plan) -> Entry | None:
+        """What is kept in memory."""
+        return self.cache.find(plan.key) if plan.reads and plan.key is not None else None
+
+    def at_hand(self, plan: Plan, entry: Entry, now: float) -> Replay | None:
+        """It in the form asked for, at `now`, where that needs no building."""
+        return self._forms.at_hand(entry, plan.request, now, plan.wish.max_age)
+
+    async def look_up(self, trip: Trip, plan: Plan, entry: Entry | None) -> Replay | None:
+        """A kept answer in the form asked for, or None; `entry` was found in memory."""
         if not plan.reads or plan.key is None:
             return None
-        entry = self.cache.find(plan.key)
         if entry is None:
             await own_task()
             entry = await self.cache.fetch(plan.key)  # looks in memory once more
@@ -194,8 +209,22 @@ class Boarding:
         if trip.looked_up is None:  # who joined in vain looks once more
             trip.looked_up = self._clock.monotonic()
         if replay is not None:
-            self._note_hit(trip, plan.key, replay)
+            trip.note_hit(replay.recording, replay.image.summary, self._clock.now())
+            self.note_hit(trip, plan)
         return replay
+
+    def mold(self, plan: Plan, mold: Mold) -> None:
+        """The next hits of that plan will be like this one. The oldest molds go first."""
+        if plan.mold is None:
+            if len(self._molds) == self._molds.maxlen and (oldest := self._molds[0]()) is not None:
+                oldest.mold = None
+            self._molds.append(ref(plan))
+        plan.mold = mold
+
+    def note_hit(self, trip: Trip, plan: Plan) -> None:
+        """It is answered from this entry."""
+        if plan.key is not None:
+            self.cache.remember(trip.ask.id, plan.key)
 
     def note_join(self, trip: Trip, flight: Flight) -> None:
         """A flight that was joined has landed: what that saved."""
@@ -205,16 +234,6 @@ class Boarding:
             trip.saved = trip.summary.usage or NO_USAGE
             if trip.cache_key is not None and flight.place is not None:
                 self.cache.remember(trip.ask.id, flight.place[0])
-
-    def _note_hit(self, trip: Trip, key: bytes, replay: Replay) -> None:
-        now, recording = self._clock.now(), replay.recording
-        trip.cache = CacheState.HIT
-        trip.saved = recording.usage
-        trip.replayed_seconds = recording.seconds
-        trip.summary = replay.image.summary
-        trip.cache_age = age = recording.age(now)
-        trip.cache_left = max(0.0, recording.ttl - age)
-        self.cache.remember(trip.ask.id, key)
 
     # -- flights in the air ------------------------------------------------------------------------
 

@@ -58,10 +58,10 @@ class Recording(Imaged):
     def fresh(self, now: float, max_age: float | None = None) -> bool:
         """May be served: younger than its ttl, and no older than `max_age` (RFC 9111 section
         5.2.1.1). One from further ahead than its own life was stamped by a wrong clock."""
-        age = self.age(now)
+        age = now - self.created
         if max_age is not None and age > max_age:
             return False
-        return age < self.ttl and self.created - now <= self.ttl
+        return -self.ttl <= age < self.ttl
 
 
 class Label(NamedTuple):

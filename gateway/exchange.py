@@ -271,6 +271,25 @@ class Exchange(Struct, frozen=True):
     counted_tokens: int = 0  # what it counts against limits on tokens
     clamped: int | None = None  # the output cap that it was lowered to
     bound_exceeded: bool = False  # it took more than was reserved
+    mold: Mold | None = None  # of a hit that came before
+
+
+class Mold:
+    """What equal hits have in common: `like` is one of them. In their exchanges differ `id`, `at`,
+    `client`, `timings`, `cache_age`, `saved_seconds`, `client_retry`, `tags`, `trace`, `context`,
+    `counted` and `counted_tokens`. Their timings have
+    what a hit comes to: `received`, `admitted`, `looked_up` (`first_token` is that), and `total`
+    (`booked` is that). A sink keeps here what it made of all else. Never changed but
+    for that: it holds for one `image` and, since prices may go by the time of day, for one minute.
+    """
+
+    __slots__ = ("image", "lane", "like", "line", "minute", "row")
+
+    def __init__(self, like: Exchange, image: object) -> None:
+        self.like, self.image, self.minute = like, image, like.at // 60
+        self.lane: Any = None  # the metrics'
+        self.line: Any = None  # the access log's
+        self.row: Any = None  # the ledger's
 
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -294,18 +313,17 @@ class Ids:
     def __init__(self, dice: Callable[[int], bytes]) -> None:
         """`dice` gives so many random bytes."""
         self._dice = dice
-        self._thrown = ""
-        self._used = 0
-        self._ms = -1
+        self._thrown: list[str] = []
+        self._begin = -1  # of the time: all but its last ten bits
         self._time = ""
 
     def make(self, now: float) -> str:
         """The next one, at a wall second."""
-        ms, used = int(now * 1000), self._used
-        if ms != self._ms:
-            parts = [_PAIRS[(ms >> shift) & 1023] for shift in (40, 30, 20, 10, 0)]
-            self._ms, self._time = ms, "".join(parts)
-        if used == len(self._thrown):
-            self._thrown, used = self._dice(16 * _AT_ONCE).translate(_DIGIT).decode(), 0
-        self._used = used + 16
-        return self._time + self._thrown[used : used + 16]
+        ms = int(now * 1000)
+        if ms >> 10 != self._begin:
+            self._begin = ms >> 10
+            self._time = "".join([_PAIRS[(ms >> shift) & 1023] for shift in (40, 30, 20, 10)])
+        if not self._thrown:
+            thrown = self._dice(16 * _AT_ONCE).translate(_DIGIT).decode()
+            self._thrown = [thrown[at : at + 16] for at in range(0, len(thrown), 16)]
+        return self._time + _PAIRS[ms & 1023] + self._thrown.pop()

@@ -32,7 +32,7 @@ Place = tuple[str, Form, bool]  # the recording's request, the form, with usage
 
 def beside(memory: int) -> int:
     """Bytes that what saves work may take, beside `memory` bytes of answers: the bodies that came
-    before, and likewise the answers that were built."""
+    before, likewise the answers that were built, and the molds of hits."""
     return max(1024 * 1024, memory // 8)
 
 
@@ -47,6 +47,7 @@ class Image:
     length: int | None
     size: int
     summary: Summary
+    saved: int  # tokens that it was made of
 
 
 class Replay(NamedTuple):
@@ -69,10 +70,10 @@ class Forms:
         self._limit = limit
         self._keep_to_limit()
 
-    async def replay(
+    def at_hand(
         self, entry: Entry, request: ChatRequest, now: float, max_age: float | None
     ) -> Replay | None:
-        """What of an entry answers a request; None where nothing of it does, at `now`."""
+        """What of an entry answers a request at `now`, and needs no building."""
         same, other = (entry.stream, entry.json) if request.stream else (entry.json, entry.stream)
         if same is not None and same.fresh(now, max_age):
             lacks_usage = same.usage.source is UsageSource.NONE
@@ -80,18 +81,28 @@ class Forms:
                 return Replay(same, _image_of(same, request))
         if other is None or not other.fresh(now, max_age):
             return None
+        place = _place(other, request)
+        found = self._built.get(place)
+        if found is None:
+            return None
+        self._built.move_to_end(place)
+        return Replay(other, found)
+
+    async def replay(
+        self, entry: Entry, request: ChatRequest, now: float, max_age: float | None
+    ) -> Replay | None:
+        """What of an entry answers a request; None where nothing of it does, at `now`."""
+        found = self.at_hand(entry, request, now, max_age)
+        other = entry.json if request.stream else entry.stream
+        if found is not None or other is None or not other.fresh(now, max_age):
+            return found
         image = await self._build(other, request)
         return None if image is None else Replay(other, image)
 
     async def _build(self, recording: Recording, request: ChatRequest) -> Image | None:
         """The other form of a recording, where that is exact (design.md, "Across forms")."""
-        form = Form.STREAM if request.stream else Form.JSON
-        place = (recording.request_id, form, request.stream and request.asked_usage)
-        found = self._built.get(place)
-        if found is not None:
-            self._built.move_to_end(place)
-            return found
-        work = partial(_converted, form=form, include_usage=place[2])
+        place = _place(recording, request)
+        work = partial(_converted, form=place[1], include_usage=place[2])
         pieces = await self._calls.off_loop(work, recording.body)
         if pieces is None:
             return None
@@ -113,6 +124,11 @@ class Forms:
         form = Form.JSON if from_stream else Form.STREAM
         work = partial(_converted, form=form, include_usage=True)
         return await self._calls.off_loop(work, recording.body) is not None
+
+
+def _place(recording: Recording, request: ChatRequest) -> Place:
+    form = Form.STREAM if request.stream else Form.JSON
+    return recording.request_id, form, request.stream and request.asked_usage
 
 
 def _image_of(recording: Recording, request: ChatRequest) -> Image:
@@ -151,6 +167,7 @@ def _image(
         None if stream else size,
         size,
         Summary(usage, recording.finish_reasons, complete=True),
+        usage.prompt_tokens + usage.completion_tokens,
     )
 
 

@@ -20,9 +20,18 @@ from typing import Any
 
 from msgspec.json import encode
 
-from gateway.answers import head_of, note_error, send_error, send_kept, send_whole
+from gateway.answers import (
+    AT_ONCE,
+    head_of,
+    note_error,
+    send_error,
+    send_hit,
+    send_kept,
+    send_whole,
+)
 from gateway.boarding import Plan
 from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
+from gateway.entry import Entry
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -34,7 +43,7 @@ from gateway.errors import (
     UnknownURL,
     UnsupportedEncoding,
 )
-from gateway.exchange import CacheState, Caller, Exchange, HeaderList, Outcome
+from gateway.exchange import CacheState, Caller, Exchange, HeaderList, Mold, Outcome
 from gateway.flight import Flight, Reader
 from gateway.forms import Replay
 from gateway.house import House
@@ -142,6 +151,8 @@ class Pipeline:
     def _exchange(self, trip: Trip) -> Exchange:
         """The record as of now, priced."""
         prices, now = self.house.prices, self.house.clock.monotonic()
+        if trip.mold is not None:
+            return trip.again(trip.mold, now)
         trip.price(prices)
         self.house.metering.settle(trip)
         return trip.exchange(now)
@@ -165,7 +176,6 @@ class Pipeline:
     async def _chat(self, trip: Trip) -> None:
         ask, house, boarding = trip.ask, self.house, self.house.boarding
         caller = self._admit(trip)
-        trip.ticket = boarding.cache.ticket()  # what is purged from now on, is not kept
         if not trip.said.plain:
             raise UnsupportedEncoding(
                 "A body with a Content-Encoding is not read here. Send it unencoded."
@@ -175,15 +185,23 @@ class Pipeline:
         trip.received = house.clock.monotonic()
         request, asks = known.request, trip.said.asks
         trip.model, trip.stream = request.model, request.stream
-        trip.keep(house.journal, body)
         plan = known.planned(caller, asks, house.upstreams)
         if plan is None:
             upstream = self._choose(trip, caller, CHAT)
-            plan = boarding.plan(known, caller, ask, upstream, house.upstreams)
-        trip.head_for(plan.upstream, plan.served, house.clock.monotonic())
+            logged = house.journal.keeps(caller, request.model)
+            plan = boarding.plan(known, caller, ask, upstream, house.upstreams, logged=logged)
+        if plan.logged:
+            trip.keep(house.journal, body)
         trip.cache, trip.cache_key, trip.cache_reason = plan.state, plan.shown, plan.bypass
+        trip.head_for(plan.upstream, plan.served)
+        trip.admitted = house.clock.monotonic()
         house.metering.admit(trip, caller, plan.upstream, reads=plan.reads)
-        await self._board(trip, plan, body, caller)
+        entry = boarding.find(plan)
+        replay = None if entry is None else boarding.at_hand(plan, entry, house.clock.now())
+        if replay is None or replay.image.size > AT_ONCE:
+            await self._board(trip, plan, body, caller, entry)
+        else:
+            self._hit(trip, plan, replay)
 
     async def _relay(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
@@ -194,7 +212,8 @@ class Pipeline:
         trip.received = house.clock.monotonic()
         upstream = self._choose(trip, caller, ask.path)
         served = None if trip.model is None else upstream.real_name(trip.model)
-        trip.head_for(upstream, served, house.clock.monotonic())
+        trip.head_for(upstream, served)
+        trip.admitted = house.clock.monotonic()
         trip.cache = CacheState.BYPASS
         call = Call(
             ask.method, ask.path, ask.query, ask.headers, body, ask.body.length, caller, trip.model
@@ -232,22 +251,41 @@ class Pipeline:
 
     # -- board -------------------------------------------------------------------------------------
 
-    async def _board(self, trip: Trip, plan: Plan, body: bytes, caller: Caller) -> None:
+    def _hit(self, trip: Trip, plan: Plan, replay: Replay) -> None:
+        """A kept answer that is at hand, and small: it is out before anything else has its turn."""
+        house, mold, image = self.house, plan.mold, replay.image
+        trip.looked_up = trip.first_token = house.clock.monotonic()
+        trip.note_hit(replay.recording, image.summary, house.clock.now())
+        trip.permit.hit(image.saved)
+        send_hit(trip, image)
+        house.boarding.note_hit(trip, plan)
+        trip.outcome, trip.error = Outcome.OK, None
+        if mold is None or mold.image is not image or mold.minute != trip.ask.at // 60:
+            house.boarding.mold(plan, Mold(self._exchange(trip), image))
+        else:
+            trip.mold = mold
+
+    async def _board(
+        self, trip: Trip, plan: Plan, body: bytes, caller: Caller, entry: Entry | None
+    ) -> None:
         """A kept answer, an equal request's flight, or a call of its own."""
         ask, house = trip.ask, self.house
-        while not await self._aboard(trip, plan):
+        trip.ticket = house.boarding.cache.ticket()  # what is purged from now on, is not kept
+        while not await self._aboard(trip, plan, entry):
             call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
             paused = await house.metering.reserve(trip, plan.upstream, call)
             if not (paused and house.boarding.answers(plan)):
                 await self._launch(trip, plan.upstream, call, plan.request, plan)
                 return
             trip.permit.cancel()  # meanwhile an equal request was answered, or is in the air
+            entry = house.boarding.find(plan)
 
-    async def _aboard(self, trip: Trip, plan: Plan) -> bool:
-        """Answer it without a call. False: there is no such answer. NotCached."""
+    async def _aboard(self, trip: Trip, plan: Plan, entry: Entry | None) -> bool:
+        """Answer it without a call; `entry` was found in memory. False: there is no such answer.
+        NotCached."""
         boarding = self.house.boarding
-        if replay := await boarding.look_up(trip, plan):
-            trip.permit.hit(trip.saved.prompt_tokens + trip.saved.completion_tokens)
+        if replay := await boarding.look_up(trip, plan, entry):
+            trip.permit.hit(replay.image.saved)
             await self._replay(trip, replay)
             return True
         if plan.wish.only_if_cached:
@@ -277,7 +315,7 @@ class Pipeline:
         boarding.note_join(trip, flight)
         if not live:
             reader.leave()
-            replay = await boarding.look_up(trip, plan)
+            replay = await boarding.look_up(trip, plan, boarding.find(plan))
             if replay is None:
                 trip.cache = CacheState.MISS
                 return False

@@ -433,6 +433,9 @@ class Capture(Protocol):
 class Journal(Protocol):
     """Bodies and headers of requests, where they are to be kept."""
 
+    def keeps(self, caller: Caller, model: str | None) -> bool:
+        """It may keep something of such a request."""
+
     def capture(self, ask: Ask, caller: Caller, model: str | None, body: bytes | None) -> Capture:
         """Decided once, when caller and model are known, or the request was refused. `body` None:
         it was not read, or is streamed."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from gateway.entry import Ticket
+from msgspec.structs import replace
+
+from gateway.entry import Recording, Ticket
 from gateway.errors import (
     Draining,
     GatewayError,
@@ -19,6 +21,7 @@ from gateway.exchange import (
     Caller,
     Cost,
     Exchange,
+    Mold,
     Outcome,
     Summary,
     Timings,
@@ -58,7 +61,7 @@ class Trip:
     cache_reason: str | None = None
     cache_age: float | None = None
     cache_left: float = 0.0  # seconds that what it was answered with may still be served
-    ticket = Ticket(0)  # of when it was admitted
+    ticket = Ticket(0)  # of when nothing was at hand
     saved: Usage = NO_USAGE
     replayed_seconds: float = 0.0  # that the call took whose answer is replayed
     observer: Observer | None = None
@@ -70,6 +73,7 @@ class Trip:
     cost: Cost = NO_COST
     saved_cost: Cost = NO_COST
     summary: Summary | None = None
+    mold: Mold | None = None  # of a hit like one before: all but its own figures
     times: CallTimes | None = None
     attempts: int = 0
     waited: float = 0.0  # seconds spent waiting for the upstream
@@ -113,6 +117,15 @@ class Trip:
         if self.answered != 200 or self.body is None or summary is None or summary.usage:
             return False
         return bool(summary.content_bytes) or not (summary.error or summary.missing in UNREADABLE)
+
+    def note_hit(self, recording: Recording, summary: Summary, now: float) -> None:
+        """It is answered with this recording, at wall second `now`."""
+        self.cache = CacheState.HIT
+        self.saved = recording.usage
+        self.replayed_seconds = recording.seconds
+        self.summary = summary
+        self.cache_age = age = recording.age(now)
+        self.cache_left = max(0.0, recording.ttl - age)
 
     def price(self, prices: Prices) -> None:
         """What the tokens cost, or would have cost."""
@@ -171,6 +184,37 @@ class Trip:
             bound_exceeded=permit.bound_exceeded,
         )
 
+    def again(self, mold: Mold, now: float) -> Exchange:
+        """The finished record of a hit like one before."""
+        ask, said, permit = self.ask, self.said, self.permit
+        received, admitted, found = self.received, self.admitted, self.looked_up
+        assert received is not None and admitted is not None and found is not None
+        began, context = ask.started, ask.context
+        took, looked_up = (now - began) * 1000, (found - began) * 1000
+        return replace(
+            mold.like,
+            id=ask.id,
+            at=ask.at,
+            client=ask.client,
+            timings=Timings(
+                (received - began) * 1000,
+                (admitted - began) * 1000,
+                looked_up,
+                first_token=looked_up,
+                booked=took,
+                total=took,
+            ),
+            cache_age=self.cache_age,
+            saved_seconds=max(0.0, self.replayed_seconds - took / 1000),
+            client_retry=said.retry,
+            tags=said.tags,
+            trace=context.trace if context else said.trace,
+            context=context,
+            counted=permit.counted,
+            counted_tokens=permit.hit_tokens,
+            mold=mold,
+        )
+
     def _timings(self, now: float) -> Timings:
         """Milliseconds since the request arrived, which is what its record has."""
         began, times = self.ask.started, self.times
@@ -191,10 +235,9 @@ class Trip:
             self.permit.waited * 1000,
         )
 
-    def head_for(self, upstream: Upstream, served: str | None, now: float) -> None:
+    def head_for(self, upstream: Upstream, served: str | None) -> None:
         """It may go there; `served` is the model's name there."""
         self.upstream, self.base_url, self.served = upstream.name, upstream.base_url, served
-        self.admitted = now
 
     def first_content(self, now: float) -> None:
         """The first content was handed over."""

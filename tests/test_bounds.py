@@ -12,17 +12,22 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TypeVar
 
+import msgspec
 import pytest
+from prometheus_client import CollectorRegistry
 
-from gateway.boarding import Boarding
+from gateway.boarding import Boarding, Plan
 from gateway.cache.codec import decode, encode
 from gateway.cache.store import NoCache
 from gateway.config import Cache, Size
 from gateway.entry import Entry, Recording, weight
-from gateway.exchange import Usage, UsageSource
+from gateway.exchange import CacheState, Mold, Timings, Usage, UsageSource
 from gateway.forms import Forms
+from gateway.journal.rules import line
+from gateway.metrics import Metrics
+from gateway.usage.rows import row_of
 from gateway.wire.chat import read_chat
-from tests.exchanges import CALLER
+from tests.exchanges import CALLER, FixedClock, exchange
 from tests.fakes import FakeClock, FakeUpstream, ask
 
 T = TypeVar("T")
@@ -117,11 +122,41 @@ async def test_their_plans_are_within_that_bound(asked):
     async def plan(number: int) -> None:
         known = await inside.know(body(number))
         headers = [("openai-beta", str(number) + "x" * asked)]
-        inside.plan(known, CALLER, ask(body(number), headers=headers), upstreams[0], upstreams)
+        asking = ask(body(number), headers=headers)
+        inside.plan(known, CALLER, asking, upstreams[0], upstreams, logged=False)
 
     await plan(-1)
     took = await grown(plan, 1500)
     assert 0.25 * MIB < took <= MIB
+
+
+async def test_the_molds_of_hits_are_within_that_bound():
+    """With what the sinks make of them, in room of their own."""
+    inside = boarding(memory=32 * MIB)
+    upstream = FakeUpstream([])
+    plans: list[Plan] = []
+    for number in range(2000):
+        known = await inside.know(body(number))
+        plans.append(
+            inside.plan(known, CALLER, ask(body(number)), upstream, [upstream], logged=False)
+        )
+    metrics = Metrics(CollectorRegistry(), FixedClock())
+
+    async def mold(number: int) -> None:
+        like = exchange(id=f"{number:026}", path=f"/v1/{number:0100}", cache=CacheState.HIT)
+        times = Timings(0.1, 0.2, 0.3, first_token=0.3, booked=0.4, total=0.4)
+        made = Mold(like, None)
+        inside.mold(plans[number], made)
+        hit = msgspec.structs.replace(like, timings=times, mold=made)
+        line(hit)
+        row_of(hit)
+        metrics.book(hit)
+
+    metrics.configure(models=["gpt-4o"])
+    await mold(0)
+    took = await grown(mold, 2000)
+    assert MIB < took <= 4 * MIB
+    assert [plan.mold is None for plan in plans].count(True) == 2000 - 4 * MIB // 4000
 
 
 async def test_a_body_that_came_before_is_not_read_again():

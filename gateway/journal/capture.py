@@ -37,6 +37,10 @@ NOT_KEPT = NotKept()
 class NoJournal:
     """Keeps nothing of any request."""
 
+    def keeps(self, caller: Caller, model: str | None) -> bool:
+        """Never."""
+        return False
+
     def capture(self, ask: Ask, caller: Caller, model: str | None, body: bytes | None) -> NotKept:
         """Nothing."""
         return NOT_KEPT

@@ -91,6 +91,10 @@ class Keeper:
         self._section = section
         self._redactor = Redactor(section.redact, secrets, self._blot)
 
+    def keeps(self, caller: Caller, model: str | None) -> bool:
+        """The `Journal` port; a header may still say no."""
+        return is_kept(self._section, caller, model, None)
+
     def capture(self, ask: Ask, caller: Caller, model: str | None, body: bytes | None) -> Capture:
         """The `Journal` port."""
         section = self._section

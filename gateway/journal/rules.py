@@ -56,14 +56,33 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     `suppressed`: lines left out before it.
 
     Made for every request, on the event loop's thread: one template, no dict, and parts that come
-    again are kept as they are written.
+    again are kept as they are written; of equal hits, in their mold.
     """
-    x, usage, caller = exchange, exchange.usage, exchange.caller
+    x, caller, mold = exchange, exchange.caller, exchange.mold
     name = team = kind = None
     if caller is not None:
         name, team, kind = caller.name[SHORT], caller.team, caller.kind._value_
         if caller.token and len(caller.token) >= SECRET:
-            x = _blotted(x, caller.token)
+            x, mold = _blotted(x, caller.token), None
+    if mold is None:
+        same = _same(x)
+    elif mold.line is None:
+        same = mold.line = _same(x)
+    else:
+        same = mold.line
+    return (
+        f'{{"id":"{x.id}","time":"{rfc3339(x.at)}",{_who(x.client[SHORT], name, kind, team)},'
+        f"{same[0]}{'null' if x.cache_age is None else _decimal(x.cache_age)},{same[1]}"
+        f"{'null' if x.client_retry is None else _retry(x.client_retry[SHORT])},{same[2]}"
+        f"{_milliseconds(x.timings) if mold is None else _of_a_hit(x.timings)},"
+        f'"tags":{_tags(x.tags) if x.tags else "{}"},'
+        f'"trace":{"null" if x.trace is None else _text(x.trace)}'
+        f"{_rare(x, suppressed) if suppressed or not mold else ''}}}\n"
+    ).encode()
+
+
+def _same(x: Exchange) -> tuple[str, str, str]:
+    """What a line has in common with those of equal hits (`Mold`), in three places."""
     reasons = () if x.summary is None else x.summary.finish_reasons[:FINISH_REASONS]
     model = None if x.model is None else x.model[SHORT]
     served = None if x.model_served is None else x.model_served[SHORT]
@@ -71,25 +90,19 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     asked = "null" if x.upstream_request_id is None else _text(x.upstream_request_id)
     reason = "null" if x.cache_reason is None else _text(x.cache_reason)
     return (
-        f'{{"id":"{x.id}","time":"{rfc3339(x.at)}",'
-        f"{_who(x.client[SHORT], name, kind, team)},"
         f"{_what(x.endpoint, x.method, x.path[START], model, served, x.upstream)},"
         f'"upstream_request_id":{asked},'
         f"{_end(x.stream, x.status, x.outcome._value_, x.error, x.cache._value_)},"
-        f'"cache_key":{key},"cache_reason":{reason},'
-        f'"cache_age":{"null" if x.cache_age is None else _decimal(x.cache_age)},'
+        f'"cache_key":{key},"cache_reason":{reason},"cache_age":',
         f'"saved_tokens":{x.saved.prompt_tokens + x.saved.completion_tokens},'
         f'"cost_usd":{_dollars(x.cost.nano_usd)},'
         f'"saved_cost_usd":{_dollars(x.saved_cost.nano_usd)},'
-        f"{_tokens(usage)},"
+        f"{_tokens(x.usage)},"
         f'"usage_missing":{"null" if x.usage_missing is None else _text(x.usage_missing)},'
         f'"finish_reasons":[{",".join([_text(one) for one in reasons]) if reasons else ""}],'
-        f'"attempts":{x.attempts},'
-        f'"retry":{"null" if x.client_retry is None else _retry(x.client_retry[SHORT])},'
-        f'"bytes_in":{x.bytes_in},"bytes_out":{x.bytes_out},"ms":{_milliseconds(x.timings)},'
-        f'"tags":{_tags(x.tags) if x.tags else "{}"},'
-        f'"trace":{"null" if x.trace is None else _text(x.trace)}{_rare(x, suppressed)}}}\n'
-    ).encode()
+        f'"attempts":{x.attempts},"retry":',
+        f'"bytes_in":{x.bytes_in},"bytes_out":{x.bytes_out},"ms":',
+    )
 
 
 def _blotted(x: Exchange, token: str) -> Exchange:
@@ -167,8 +180,8 @@ def clean(text: str, limit: int) -> str:
 
 def rfc3339(at: float) -> str:
     """Seconds since the epoch as UTC with milliseconds."""
-    second, ms = divmod(int(at * 1_000_000 + 0.5) // 1000, 1000)
-    return f"{_second(second)}.{ms:03}Z"
+    ms = int(at * 1_000_000 + 0.5) // 1000
+    return f"{_second(ms // 1000)}.{ms % 1000:03}Z"
 
 
 @lru_cache(8)
@@ -235,8 +248,8 @@ def _retry(count: str) -> str:
 
 def _milliseconds(t: Timings) -> str:
     """Written out: a call for each point costs more than its digits."""
-    null, own = "null", t.overhead
-    total = f"{t.total:.3f}"
+    null, total = "null", f"{t.total:.3f}"
+    own = t.overhead
     return (
         f'{{"received":{null if t.received is None else f"{t.received:.3f}"},'
         f'"admitted":{null if t.admitted is None else f"{t.admitted:.3f}"},'
@@ -249,4 +262,14 @@ def _milliseconds(t: Timings) -> str:
         f'"queued":{f"{t.queued:.3f}" if t.queued else "0.0"},'
         f'"upstream":{f"{t.upstream:.3f}" if t.upstream else "0.0"},'
         f'"overhead":{total if own == t.total else f"{own:.3f}"}}}'
+    )
+
+
+def _of_a_hit(t: Timings) -> str:
+    """The same, of who waited for nothing and went no further than the look-up."""
+    looked_up, total = f"{t.looked_up:.3f}", f"{t.total:.3f}"
+    return (
+        f'{{"received":{t.received:.3f},"admitted":{t.admitted:.3f},"looked_up":{looked_up},'
+        f'"connected":null,"first_byte":null,"first_token":{looked_up},"last_byte":null,'
+        f'"booked":{total},"total":{total},"queued":0.0,"upstream":0.0,"overhead":{total}}}'
     )

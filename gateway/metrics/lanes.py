@@ -1,12 +1,15 @@
-"""What one Exchange counts in: cells that are found once for all requests with the same labels.
+"""What Exchanges count in: cells that are found once for all requests with the same labels.
 
-Rule: a request costs one look-up of its lane and a few additions; names are looked at where a lane
-is made. What happens only with an upstream's call is beside it, in a lane of its own.
+Rule: names are looked at where a lane is made. Exchanges are booked many at a time, by figure: one
+list of it for all of them, and C's loops (`map`, `sum`). What happens only with an upstream's call
+is beside it, in a lane of its own.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import repeat
 
 from gateway.exchange import CacheState, Exchange, Outcome, Timings, UsageSource
 from gateway.metrics.spec import (
@@ -19,7 +22,7 @@ from gateway.metrics.spec import (
     TOKENS,
     WAIT,
 )
-from gateway.metrics.store import Cell, Store
+from gateway.metrics.store import Cell, Marks, Store
 
 MOST = 2**53  # what one answer may add: floats count exactly up to here
 HIT, JOINED = CacheState.HIT, CacheState.JOINED
@@ -36,6 +39,22 @@ def observe(row: Cell, bounds: tuple[float, ...], value: float) -> None:
     row[-1] += value
 
 
+def observe_all(row: Cell, bounds: tuple[float, ...], values: Sequence[float]) -> list[int]:
+    """One of each value; in which buckets."""
+    places = list(map(bisect_left, repeat(bounds), values))
+    for place in places:
+        row[place] += 1
+    row[-1] += sum(values)
+    return places
+
+
+def mark(marks: Marks, places: list[int], booked: Sequence[Exchange], values: list[float]) -> None:
+    """The last of each bucket is its exemplar."""
+    for place, last in dict(zip(places, range(len(places)), strict=True)).items():
+        x, value = booked[last], values[last]
+        marks[place] = (x.id, x.trace, value, x.at + value)
+
+
 def tokens(count: int) -> int:
     """As a counter takes them: it never falls (B1)."""
     return count if 0 <= count <= MOST else max(0, min(count, MOST))
@@ -45,12 +64,13 @@ class Lane:
     """Requests that differ in figures only."""
 
     __slots__ = (
-        *("age", "bytes_in", "bytes_out", "duration", "duration_marks", "errors", "first"),
-        *("first_marks", "key_requests", "overhead", "requests", "saved", "stages"),
+        *("age", "bytes_in", "bytes_out", "duration", "duration_marks", "errors", "first", "found"),
+        *("first_marks", "key_requests", "overhead", "requests", "saved", "stages", "waiting"),
     )
 
     def __init__(self, store: Store, x: Exchange, model: str, key: str) -> None:
         cell, cache = store.cell, x.cache.value
+        self.waiting: list[Exchange] = []  # to be booked
         self.requests = cell("gateway_requests_total", x.endpoint, model, str(x.status), cache)
         self.key_requests = self.errors = None
         if x.caller is not None:
@@ -68,44 +88,41 @@ class Lane:
         self.bytes_out = cell("gateway_response_bytes")
         self.age = cell("gateway_cache_hit_age_seconds")
         self.stages = Stages(store)
+        self.found = x.cache is HIT or x.cache is JOINED
         self.saved: Saved | None = None
-        if x.caller is not None and (x.cache is HIT or x.cache is JOINED):
+        if x.caller is not None and self.found:
             self.saved = Saved(store, model, key)
 
-    def book(self, x: Exchange) -> None:
-        """Count what every request counts in."""
-        times, seconds = x.timings, x.timings.total / 1000
-        self.requests[0] += 1
+    def book(self) -> None:
+        """Count those that wait in what every request counts in."""
+        booked, self.waiting = self.waiting, []
+        times = [x.timings for x in booked]
+        self.requests[0] += len(booked)
         if self.key_requests is not None:
-            self.key_requests[0] += 1
+            self.key_requests[0] += len(booked)
         if self.errors is not None:
-            self.errors[0] += 1
-        row, at = self.duration, bisect_left(DURATION, seconds)
-        row[at] += 1
-        row[-1] += seconds
-        self.duration_marks[at] = (x.id, x.trace, seconds, x.at + seconds)
-        row, own = self.overhead, times.overhead / 1000
-        row[bisect_left(OVERHEAD, own)] += 1
-        row[-1] += own
-        if self.first is not None and times.first_token is not None:
-            first = times.first_token / 1000
-            row, at = self.first, bisect_left(FIRST_TOKEN, first)
-            row[at] += 1
-            row[-1] += first
-            self.first_marks[at] = (x.id, x.trace, first, x.at + first)
-        row, size = self.bytes_in, x.bytes_in
-        row[bisect_left(BYTES, size)] += 1
-        row[-1] += size
-        row, size = self.bytes_out, x.bytes_out
-        row[bisect_left(BYTES, size)] += 1
-        row[-1] += size
-        if x.cache_age is not None and x.cache is HIT:
-            row, age = self.age, x.cache_age
-            row[bisect_left(AGE, age)] += 1
-            row[-1] += age
-        self.stages.book(x, times)
-        if self.saved is not None and not x.attempts:
-            self.saved.book(x)
+            self.errors[0] += len(booked)
+        seconds = [t.total / 1000 for t in times]
+        places = observe_all(self.duration, DURATION, seconds)
+        mark(self.duration_marks, places, booked, seconds)
+        observe_all(
+            self.overhead,
+            OVERHEAD,
+            [(t.overhead if t.upstream or t.quota else t.total) / 1000 for t in times],
+        )
+        if self.first is not None:
+            streamed = [x for x in booked if x.timings.first_token is not None]
+            first = [(x.timings.first_token or 0.0) / 1000 for x in streamed]
+            places = observe_all(self.first, FIRST_TOKEN, first)
+            mark(self.first_marks, places, streamed, first)
+        observe_all(self.bytes_in, BYTES, [x.bytes_in for x in booked])
+        observe_all(self.bytes_out, BYTES, [x.bytes_out for x in booked])
+        if self.found:
+            ages = [x.cache_age for x in booked if x.cache_age is not None and x.cache is HIT]
+            observe_all(self.age, AGE, ages)
+        self.stages.book(booked)
+        if self.saved is not None:
+            self.saved.book([x for x in booked if not x.attempts])
 
 
 class Stages:
@@ -117,8 +134,30 @@ class Stages:
         cells = [store.cell("gateway_stage_duration_seconds", stage) for stage in STAGES]
         self._cells = tuple(cells)
 
-    def book(self, x: Exchange, times: Timings) -> None:
-        """Count the stages that it went through, as far as it came."""
+    def book(self, booked: Sequence[Exchange]) -> None:
+        """Count the stages that they went through, as far as they came."""
+        alike = [x.timings for x in booked if x.mold is not None]
+        if alike:
+            self._book_hits(alike)
+        for x in booked if len(alike) < len(booked) else ():
+            if x.mold is None:
+                self._book(x, x.timings)
+
+    def _book_hits(self, times: Sequence[Timings]) -> None:
+        """All of them came to the same points (`Mold`)."""
+        last = 0.0
+        for cell, points in (
+            (self._cells[0], [t.received or 0.0 for t in times]),
+            (self._cells[1], [t.admitted or 0.0 for t in times]),
+            (self._cells[2], [t.looked_up or 0.0 for t in times]),
+            (self._cells[7], [t.total for t in times]),
+        ):
+            end = sum(points) / 1000
+            cell[0] += len(points)
+            cell[1] += end - last
+            last = end
+
+    def _book(self, x: Exchange, times: Timings) -> None:
         receive, admit, look_up, connect, first_byte, relay, finish, replay, join = self._cells
         received, last, found = times.received, times.admitted, times.looked_up
         if received is None or last is None:
@@ -155,12 +194,12 @@ class Saved:
         self.cost = store.cell("gateway_cache_saved_cost_usd_total", model, key)
         self.seconds = store.cell("gateway_cache_saved_seconds_total", model)
 
-    def book(self, x: Exchange) -> None:
-        """Count it."""
-        self.tokens[0] += tokens(x.saved.prompt_tokens + x.saved.completion_tokens)
-        self.seconds[0] += x.saved_seconds
-        if x.saved_cost.nano_usd:
-            self.cost[0] += x.saved_cost.nano_usd / 1e9
+    def book(self, booked: Sequence[Exchange]) -> None:
+        """Count them."""
+        saved = [x.saved for x in booked]
+        self.tokens[0] += sum([tokens(s.prompt_tokens + s.completion_tokens) for s in saved])
+        self.seconds[0] += sum([x.saved_seconds for x in booked])
+        self.cost[0] += sum([x.saved_cost.nano_usd or 0 for x in booked]) / 1e9
 
 
 class Used:
@@ -168,11 +207,12 @@ class Used:
 
     __slots__ = (
         *("cached", "cost", "estimated", "estimates", "input", "inputs", "output", "outputs"),
-        *("reasoning", "token_time", "unpriced"),
+        *("reasoning", "token_time", "unpriced", "waiting"),
     )
 
     def __init__(self, store: Store, model: str, key: str) -> None:
         cell = store.cell
+        self.waiting: list[Exchange] = []  # to be booked
         self.input = cell("gateway_input_tokens_total", model, key)
         self.output = cell("gateway_output_tokens_total", model, key)
         self.cached = cell("gateway_cached_input_tokens_total", model, key)
@@ -185,40 +225,45 @@ class Used:
         self.outputs = cell("gateway_request_output_tokens", model)
         self.token_time = cell("gateway_time_per_output_token_seconds", model)
 
-    def book(self, x: Exchange) -> None:
-        """Count one call's tokens and money. Estimates never stand among what was told (A10)."""
-        usage, source = x.usage, x.usage.source
-        if source is UPSTREAM:
-            prompt, completion = tokens(usage.prompt_tokens), tokens(usage.completion_tokens)
-            self.input[0] += prompt
-            self.output[0] += completion
-            self.cached[0] += tokens(usage.cached_tokens)
-            self.reasoning[0] += tokens(usage.reasoning_tokens)
-            observe(self.inputs, TOKENS, prompt)
-            observe(self.outputs, TOKENS, completion)
-            self._book_pace(x, completion)
-        elif source is ESTIMATED:
-            self.estimates[0] += 1
-            self.estimated[0] += tokens(usage.prompt_tokens + usage.completion_tokens)
-        if x.cost.nano_usd is not None:
-            self.cost[0] += x.cost.nano_usd / 1e9
-        elif source is not NONE:
-            self.unpriced[0] += 1
+    def book(self) -> None:
+        """Count tokens and money of calls. Estimates never stand among what was told (A10)."""
+        booked, self.waiting = self.waiting, []
+        told = [x.usage for x in booked if x.usage.source is UPSTREAM]
+        inputs = [tokens(u.prompt_tokens) for u in told]
+        outputs = [tokens(u.completion_tokens) for u in told]
+        self.input[0] += sum(inputs)
+        self.output[0] += sum(outputs)
+        self.cached[0] += sum([tokens(u.cached_tokens) for u in told])
+        self.reasoning[0] += sum([tokens(u.reasoning_tokens) for u in told])
+        observe_all(self.inputs, TOKENS, inputs)
+        observe_all(self.outputs, TOKENS, outputs)
+        self.cost[0] += sum([x.cost.nano_usd or 0 for x in booked]) / 1e9
+        for x in booked:
+            if x.usage.source is ESTIMATED:
+                self.estimates[0] += 1
+                self.estimated[0] += tokens(x.usage.prompt_tokens + x.usage.completion_tokens)
+            elif x.stream and x.usage.source is UPSTREAM:
+                self._book_pace(x, x.usage.completion_tokens)
+            if x.cost.nano_usd is None and x.usage.source is not NONE:
+                self.unpriced[0] += 1
 
     def _book_pace(self, x: Exchange, completion: int) -> None:
         first, last = x.timings.first_token, x.timings.last_byte
-        if x.stream and x.outcome is Outcome.OK and completion > 1 and first and last:
-            pace = max(0.0, last - first) / 1000 / (completion - 1)
+        if x.outcome is Outcome.OK and completion > 1 and first and last:
+            pace = max(0.0, last - first) / 1000 / (tokens(completion) - 1)
             observe(self.token_time, PER_TOKEN, pace)
 
 
 class Called:
     """Calls of one model to one upstream that ended in one way."""
 
-    __slots__ = ("calls", "duration", "first_byte", "good", "ok", "retries", "up", "wait")
+    __slots__ = (
+        *("calls", "duration", "first_byte", "good", "ok", "retries", "up", "wait", "waiting"),
+    )
 
     def __init__(self, store: Store, upstream: str, model: str, outcome: str) -> None:
         cell = store.cell
+        self.waiting: list[Exchange] = []  # to be booked
         self.calls = cell("gateway_upstream_requests_total", upstream, model, outcome)
         self.retries = cell("gateway_upstream_retries_total", upstream)
         self.wait = cell("gateway_upstream_queue_wait_seconds", upstream)
@@ -231,23 +276,29 @@ class Called:
         if outcome == "2xx":
             self.ok = cell("gateway_upstream_last_success_timestamp_seconds", upstream)
 
-    def book(self, x: Exchange) -> None:
-        """Count one call, its retries among them."""
-        times = x.timings
-        self.calls[0] += 1
-        self.retries[0] += x.attempts - 1
-        observe(self.wait, WAIT, times.queued / 1000)
+    def book(self) -> None:
+        """Count calls, their retries among them."""
+        booked, self.waiting = self.waiting, []
+        self.calls[0] += len(booked)
+        self.retries[0] += sum([x.attempts - 1 for x in booked])
+        times = [x.timings for x in booked]
+        observe_all(self.wait, WAIT, [t.queued / 1000 for t in times])
         if self.up is not None:
             self.up[0] = self.good
         if self.ok is not None:
-            self.ok[0] = x.at + (times.last_byte or times.total) / 1000
-        if times.connected is None:
-            return
-        if times.first_byte is not None:
-            took = max(0.0, times.first_byte - times.connected) / 1000
-            observe(self.first_byte, FIRST_TOKEN, took)
-        if times.last_byte is not None:
-            observe(self.duration, DURATION, max(0.0, times.last_byte - times.connected) / 1000)
+            self.ok[0] = booked[-1].at + (times[-1].last_byte or times[-1].total) / 1000
+        first = [
+            t.first_byte - t.connected if t.first_byte > t.connected else 0.0
+            for t in times
+            if t.connected is not None and t.first_byte is not None
+        ]
+        observe_all(self.first_byte, FIRST_TOKEN, [took / 1000 for took in first])
+        last = [
+            t.last_byte - t.connected if t.last_byte > t.connected else 0.0
+            for t in times
+            if t.connected is not None and t.last_byte is not None
+        ]
+        observe_all(self.duration, DURATION, [took / 1000 for took in last])
 
 
 GOOD = frozenset({"2xx", "3xx", "4xx", "429"})

@@ -7,7 +7,7 @@ library. Once per scrape they are copied, for `web/scrape.py` to render elsewher
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Protocol, TypeVar
@@ -28,6 +28,7 @@ from gateway.ports import Clock
 
 NOT_COUNTED = frozenset({"healthz", "readyz"})
 LANES = 20_000  # remembered; more kinds of requests are found anew
+AT_ONCE = 256  # requests that are counted together
 
 MayUse = Callable[[str], bool]
 P = TypeVar("P", Used, Called)
@@ -80,7 +81,8 @@ class Metrics:
         self.clock = clock
         self._store = Store()
         self._names = Names()
-        self._lanes: dict[tuple[object, ...], Lane] = {}
+        self._waiting: list[Exchange] = []  # to be counted
+        self._lanes: dict[tuple[object, ...], Lane] = {}  # another one where they hold no more
         self._parts: dict[tuple[object, ...], Used | Called] = {}
         self._models: Sequence[str] = ()
         self._aliases: Sequence[str] = ()
@@ -104,6 +106,7 @@ class Metrics:
     ) -> None:
         """Names that are labels whatever happens. Upstreams, aliases, and the models that upstreams
         name have series from now on; `models` are others, patterns among them passed over."""
+        self._count()
         self._models, self._aliases = sorted(literal_models(upstreams)), sorted(aliases)
         self._names.configure({*self._models, *literal(models)}, self._aliases)
         self._make(of_models(self._models))
@@ -135,8 +138,7 @@ class Metrics:
             self._issued.discard(name)
             if name not in self._aliases:
                 self._store.drop("key", name)
-                self._lanes.clear()
-                self._parts.clear()
+                self._lanes, self._parts = {}, {}
 
     def _make(self, series: Iterable[tuple[str, Labels]]) -> None:
         for name, labels in series:
@@ -173,11 +175,32 @@ class Metrics:
         self._reload_done(ok=ok)
 
     def book(self, exchange: Exchange) -> None:
-        """Count one request (the `Sink` port)."""
-        x, cache, caller = exchange, exchange.cache, exchange.caller
-        if x.endpoint in NOT_COUNTED:
-            return
-        names, model, key = self._names, x.model, NOBODY
+        """Count one request (the `Sink` port): with others, soon, but before anybody looks."""
+        waiting = self._waiting
+        waiting.append(exchange)
+        if len(waiting) >= AT_ONCE:
+            self._count()
+
+    def _count(self) -> None:
+        """Count those that wait, each in what is its own, with others of its kind."""
+        waiting, self._waiting = self._waiting, []
+        lanes, touched = self._lanes, set[Lane | Used | Called]()
+        for x in waiting:
+            mold = x.mold
+            if mold is not None and mold.lane is not None and mold.lane[0] is lanes:
+                lane = mold.lane[1]
+            elif x.endpoint in NOT_COUNTED:
+                continue
+            else:
+                lane = self._lane_of(x, touched)
+            lane.waiting.append(x)
+            touched.add(lane)
+        for one in touched:
+            one.book()
+
+    def _lane_of(self, x: Exchange, touched: set[Lane | Used | Called]) -> Lane:
+        """Where it counts with its like; it is added to what `touched` calls count in."""
+        names, model, key, caller, cache = self._names, x.model, NOBODY, x.caller, x.cache
         if model is None or model not in names.models:
             model = names.model(x)
         if caller is not None:
@@ -198,22 +221,28 @@ class Metrics:
         lane = self._lanes.get(kind)
         if lane is None:
             lane = self._lanes[kind] = self._lane(x, model, key)
-        lane.book(x)
+        if x.mold is not None and model == x.model:
+            x.mold.lane = self._lanes, lane
         if x.cache_reason is not None:
             self._book_reason(cache, x.cache_reason)
         if x.attempts:
-            self._book_call(x, model, key)
+            touched.update(self._calls_of(x, model, key))
         if x.usage_missing is not None:
             self._store.cell("gateway_usage_missing_total", x.usage_missing)[0] += 1
         if x.summary is not None and x.summary.observer_errors:
             self._store.cell("gateway_observer_errors_total")[0] += x.summary.observer_errors
+        return lane
 
-    def _book_call(self, x: Exchange, model: str, key: str) -> None:
-        """What was asked of an upstream."""
+    def _calls_of(self, x: Exchange, model: str, key: str) -> Iterator[Used | Called]:
+        """What was asked of an upstream counts there."""
         if x.upstream is not None:
-            self._part(Called, x.upstream, model, upstream_outcome(x)).book(x)
+            called = self._part(Called, x.upstream, model, upstream_outcome(x))
+            called.waiting.append(x)
+            yield called
         if x.caller is not None:
-            self._part(Used, model, key).book(x)
+            used = self._part(Used, model, key)
+            used.waiting.append(x)
+            yield used
 
     def _book_reason(self, cache: CacheState, reason: str) -> None:
         """Why a request passed the cache by, or its answer was not kept (D1)."""
@@ -225,7 +254,7 @@ class Metrics:
     def _lane(self, x: Exchange, model: str, key: str) -> Lane:
         """One more kind of request."""
         if len(self._lanes) >= LANES:
-            self._lanes.clear()
+            self._lanes.clear()  # those that are in use count on
         if x.caller is not None and x.caller.kind is CallerKind.ISSUED:
             self._issued.add(key)
         return Lane(self._store, x, model, key)
@@ -255,10 +284,12 @@ class Metrics:
 
     def counted(self, name: str) -> dict[str, float]:
         """What a counter with one label holds now, by that label."""
+        self._count()
         return {labels[0]: cell[0] for labels, cell in self._store.cells(name).items()}
 
     def snapshot(self) -> Snapshot:
         """A copy of all samples, of one moment; what is slow to read is left for `read_slow`."""
+        self._count()
         self._follow_keys()
         taken = self._store.snapshot()
         self._readings.into(taken)
@@ -270,4 +301,5 @@ class Metrics:
 
     def exemplars(self) -> Exemplars:
         """A copy of all exemplars."""
+        self._count()
         return self._store.exemplars()

@@ -1,22 +1,175 @@
-"""Breaking off one awaited section of a task from a callback; and what comes into a task late.
-asyncio, no I/O, no own task.
+"""How a request waits: in no task where it waits for a `Pause`, else in one; and how a callback
+breaks one awaited section off. asyncio, no I/O.
 
-A request is begun without a task, since most need none (design.md, "One path for everything").
+A request is begun without a task, and most need none (design.md, "One path for everything"): who
+waits for a callback goes on within it, with no future, task or turn of the loop between. A timeout
+needs a task: `own_task` before each of them.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Generator
+from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType, coroutine
 from typing import Any
+
+_WHO = object()  # what a coroutine yields that asks who goes on with it
 
 
 @coroutine
 def own_task() -> Generator[None, None, None]:
-    """Go on in a task of one's own: for timeouts and leashes. Nothing to do where there is one."""
+    """Go on in a task of one's own: for timeouts. Nothing to do where there is one."""
     if asyncio.current_task() is None:
         yield
+
+
+@coroutine
+def runner() -> Generator[Any, Any, Errand | asyncio.Task[Any]]:
+    """Who goes on with the present coroutine, and can cancel it."""
+    return asyncio.current_task() or (yield _WHO)
+
+
+class Pause:
+    """One coroutine waits for it, once, and a callback ends it."""
+
+    __slots__ = ("_errand", "_future", "over")
+
+    def __init__(self) -> None:
+        self.over = False
+        self._errand: Errand | None = None
+        self._future: asyncio.Future[None] | None = None
+
+    def __await__(self) -> Generator[Any, Any, None]:
+        if self.over:
+            return
+        task = asyncio.current_task()
+        if task is None:
+            yield self
+        else:
+            self._future = task.get_loop().create_future()
+            yield from self._future
+
+    def end(self) -> None:
+        """Who waits goes on; outside of a task that is before this returns, so call it last."""
+        if self.over:
+            return
+        self.over = True
+        if self._errand is not None:
+            self._errand.resume(self)
+        elif self._future is not None and not self._future.done():
+            self._future.set_result(None)
+
+
+class Errand:
+    """Goes on with a coroutine that was begun outside of a task. It is cancelled as a task is."""
+
+    __slots__ = ("_cancels", "_due", "_ended", "_loop", "_pause", "_task", "_way", "over")
+
+    def __init__(
+        self,
+        way: Coroutine[Any, Any, None],
+        loop: asyncio.AbstractEventLoop,
+        ended: Callable[[Errand], None],
+    ) -> None:
+        self.over = False
+        self._way = way
+        self._loop = loop
+        self._ended = ended
+        self._pause: Pause | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._cancels = 0  # asked for, and not taken back
+        self._due = False  # to be cancelled where it waits next
+
+    def cancel(self) -> bool:
+        """As a task's; False: it is over."""
+        if self._task is not None:
+            return self._task.cancel()
+        self._cancels += 1
+        self._due = True
+        if self._pause is not None:
+            self._loop.call_soon(self._break)
+        return not self.over
+
+    def cancelling(self) -> int:
+        """As a task's."""
+        return self._cancels if self._task is None else self._task.cancelling()
+
+    def uncancel(self) -> int:
+        """As a task's."""
+        if self._task is not None:
+            return self._task.uncancel()
+        self._cancels = max(0, self._cancels - 1)
+        self._due = self._due and self._cancels > 0
+        return self._cancels
+
+    def resume(self, pause: Pause) -> None:
+        """`pause` has ended."""
+        if self._pause is not pause:
+            return  # it was cancelled meanwhile
+        if asyncio.current_task() is None:
+            self.go_on()
+        else:  # what runs in between two turns of another's task has no task of its own
+            self._loop.call_soon(self._late, pause)
+
+    def _late(self, pause: Pause) -> None:
+        if self._pause is pause:
+            self.go_on()
+
+    def _break(self) -> None:
+        if self._due and self._pause is not None:
+            self._due = False
+            self.go_on(None, asyncio.CancelledError())
+
+    def go_on(self, answer: object = None, error: BaseException | None = None) -> None:
+        """To where it waits next, or its end."""
+        self._pause, way = None, self._way
+        try:
+            awaited = way.send(answer) if error is None else way.throw(error)
+            while awaited is _WHO:
+                awaited = way.send(self)
+        except (StopIteration, asyncio.CancelledError):
+            self._end()
+        except BaseException:
+            self._end()
+            raise
+        else:
+            self.wait(awaited)
+
+    def wait(self, awaited: Any) -> None:
+        """Go on when that is here which its coroutine has yielded."""
+        if type(awaited) is Pause:
+            self._pause, awaited._errand = awaited, self
+            if self._due:
+                self._loop.call_soon(self._break)
+            return
+        way = self._way if awaited is None else resumed(self._way, awaited)
+        self._task = self._loop.create_task(way)
+        self._task.add_done_callback(self._end)
+        if self._due:
+            self._task.cancel()
+
+    def _end(self, _: object = None) -> None:
+        self.over = True
+        self._ended(self)
+
+
+def begin(
+    way: Coroutine[Any, Any, None],
+    loop: asyncio.AbstractEventLoop,
+    ended: Callable[[Errand], None],
+) -> Errand | None:
+    """Run a coroutine, outside of a task, to where it waits first. None: it has returned; else
+    `ended` will be called when it does."""
+    try:
+        awaited = way.send(None)
+    except StopIteration:
+        return None
+    errand = Errand(way, loop, ended)
+    if awaited is _WHO:
+        errand.go_on(errand)
+    else:
+        errand.wait(awaited)
+    return None if errand.over else errand
 
 
 @coroutine
@@ -38,35 +191,38 @@ def resumed(begun: Coroutine[Any, Any, None], awaited: Any) -> Generator[Any, An
 
 
 class Leash:
-    """Lets a callback break off one awaited section of a task, as `asyncio.timeout` does for a
-    deadline. `reason` is what the section then ends with."""
+    """Lets a callback break off one awaited section, as `asyncio.timeout` does for a deadline.
+    `reason` is what the section then ends with."""
 
-    __slots__ = ("_cancelled", "_cancelling", "_task", "reason")
+    __slots__ = ("_cancelled", "_cancelling", "_runner", "reason")
 
     def __init__(self) -> None:
         self.reason: Exception | None = None
-        self._task: asyncio.Task[object] | None = None
+        self._runner: Errand | asyncio.Task[Any] | None = None
         self._cancelling = 0
         self._cancelled = False
 
-    def __enter__(self) -> Leash:
-        self._task = asyncio.current_task()
-        assert self._task is not None
-        self._cancelling = self._task.cancelling()
+    def holding(self, runner: Errand | asyncio.Task[Any]) -> Leash:
+        """For `with`: the section is what this `runner` goes on with."""
+        self._runner = runner
+        self._cancelling = runner.cancelling()
         return self
 
     def pull(self, reason: Exception) -> None:
-        """Break off. From the section's own task it takes effect at the next `check`."""
+        """Break off. From within the section it takes effect at the next `check`, or await."""
         if self.reason is not None:
             return
         self.reason = reason
-        if self._task is not None and asyncio.current_task() is not self._task:
-            self._cancelled = self._task.cancel()
+        if self._runner is not None and asyncio.current_task() is not self._runner:
+            self._cancelled = self._runner.cancel()
 
     def check(self) -> None:
         """Raise the reason if it was pulled; call before each await."""
         if self.reason is not None:
             raise self.reason
+
+    def __enter__(self) -> Leash:
+        return self
 
     def __exit__(
         self,
@@ -74,9 +230,9 @@ class Leash:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        task, self._task = self._task, None
-        if not self._cancelled or task is None:
+        runner, self._runner = self._runner, None
+        if not self._cancelled or runner is None:
             return
-        mine = task.uncancel() <= self._cancelling and kind is asyncio.CancelledError
+        mine = runner.uncancel() <= self._cancelling and kind is asyncio.CancelledError
         if mine and self.reason is not None:
             raise self.reason from None

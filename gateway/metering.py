@@ -16,7 +16,7 @@ from gateway.entry import is_like
 from gateway.errors import EndpointNotMetered, ModelNotPriced
 from gateway.exchange import Bound, Caller, CallerKind, Reservation
 from gateway.keys.rules import blotted
-from gateway.leash import Leash
+from gateway.leash import Leash, runner
 from gateway.ports import Call, ClientGone, Ledger, Permit, Prices, Quota, Upstream
 from gateway.quota.rules import all_output, nano
 from gateway.trip import Trip
@@ -83,7 +83,7 @@ class Metering:
             raise
         leash = Leash()
         trip.client.watch(_nothing, partial(leash.pull, ClientGone()))
-        with leash:
+        with leash.holding(await runner()):
             leash.check()
             waited = await permit.reserve(bound)
         if permit.clamped is not None:

@@ -48,7 +48,7 @@ from gateway.flight import Flight, Reader
 from gateway.forms import Replay
 from gateway.house import House
 from gateway.keys.rules import may_use
-from gateway.leash import Leash, own_task
+from gateway.leash import Leash, runner
 from gateway.ports import Ask, Call, Client, ClientGone, Upstream
 from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.headers import is_loop
@@ -205,7 +205,6 @@ class Pipeline:
 
     async def _relay(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
-        await own_task()
         caller = self._admit(trip)
         body, trip.model = await house.calls.body_of(ask, house.body_limit, house.upload_limit)
         trip.keep(house.journal, body if isinstance(body, bytes) else None)
@@ -292,7 +291,6 @@ class Pipeline:
             trip.cache, trip.cache_reason = CacheState.MISS, None  # no answer that was not kept
             raise NotCached("Nothing is kept for this request, and only-if-cached makes no call.")
         trip.permit.count()
-        await own_task()
         flight = boarding.find_flight(plan)
         return flight is not None and await self._join(trip, flight, plan)
 
@@ -304,7 +302,7 @@ class Pipeline:
         live = flight.stream == plan.request.stream
         reader = self._reader(trip, flight, plan.request, leash=leash, live=live)
         try:
-            with leash, self._in_the_air(trip, leash):
+            with leash.holding(await runner()), self._in_the_air(trip, leash):
                 await flight.wait()
         except BaseException:
             trip.observer = flight.observer
@@ -339,7 +337,7 @@ class Pipeline:
         flight = boarding.open_flight(plan, upstream, leash, alone=alone)
         reader = self._reader(trip, flight, request)
         try:
-            with leash, self._in_the_air(trip, leash):
+            with leash.holding(await runner()), self._in_the_air(trip, leash):
                 await self._fly(trip, flight, leash, upstream, call, request)
             if plan is not None:
                 await boarding.keep(trip, plan, flight)

@@ -19,6 +19,7 @@ from gateway.cache.readers import Readers
 from gateway.cache.table import CORRUPT, ERRORS, Refused, Table, word_for
 from gateway.cache.writer import Put, Writer
 from gateway.entry import DiskFigures, Entry, Selector
+from gateway.leash import own_task
 from gateway.ports import Clock, PurgeFailed
 
 QUEUED = 1000  # stores that may wait
@@ -98,6 +99,7 @@ class Disk:
         if future is None:
             self._errors["busy"] += 1
             return None
+        await own_task()
         try:
             async with asyncio.timeout(deadline):
                 return await asyncio.wrap_future(future)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from gateway.config import AtLimit, CountHits
 from gateway.exchange import Bound, HeaderList
+from gateway.leash import own_task
 from gateway.quota.account import Account, Gauge, Moment, Refusal
 from gateway.quota.rules import Blame, Decision, Step, Why, blame, decide, need
 from gateway.quota.windows import MONEY, TOKENS, Bucket, Period
@@ -368,6 +369,7 @@ class Waiter:
         for account in self.accounts:
             account.waiting.append(self)
         try:
+            await own_task()
             async with asyncio.timeout(seconds):
                 await self._future
         except TimeoutError:

@@ -16,6 +16,7 @@ import msgspec
 from gateway.config import Disconnect, UpstreamSection
 from gateway.errors import GatewayError, UpstreamTimeout
 from gateway.exchange import Caller, CallerKind
+from gateway.leash import own_task
 from gateway.ports import Call, Clock
 from gateway.upstream import faults, rules
 from gateway.upstream.connection import Connection
@@ -157,6 +158,7 @@ class HTTPUpstream:
         """At most `max_connections` calls at once; the others wait in line, and are seen to."""
         expired = False
         if self._turns.locked():
+            await own_task()
             self.stats.waits += 1
             self.stats.waiting += 1
             began = self._clock.monotonic()
@@ -216,6 +218,7 @@ class HTTPUpstream:
         return _Failure(reply.error, reply.outcome or faults.ERROR, again)
 
     async def _connect(self, pool: Pool, request: _Request) -> Connection | _Failure:
+        await own_task()
         limit = pool.loop.time() + self._section.timeouts.connect
         until = limit if request.ends is None else min(limit, request.ends)
         reason = ""

@@ -31,6 +31,7 @@ from gateway.errors import (
     UpstreamCut,
 )
 from gateway.exchange import Caller, CallerKind, HeaderList
+from gateway.leash import own_task
 from gateway.ports import Call, CallTimes, Clock
 from gateway.upstream import rules
 from gateway.upstream.stats import Stats, status_class
@@ -349,6 +350,7 @@ class EchoReply:
         """The next chunk. UpstreamCut once closed."""
         if self._ended:
             return b""
+        await own_task()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._delay):
                 await self._closed.wait()

@@ -14,6 +14,7 @@ from pathlib import Path
 from gateway.config import Usage
 from gateway.errors import LedgerUnavailable
 from gateway.exchange import Exchange, Reservation
+from gateway.leash import own_task
 from gateway.ports import Clock
 from gateway.usage.rows import row_of, row_of_held
 from gateway.usage.writer import Done, Figures, Item, Writer
@@ -90,6 +91,7 @@ class SQLiteLedger:
         if self._down_since is not None:
             self._writer.put(_item(exchange))
             return
+        await own_task()
         asked, waiting = self._clock.monotonic(), asyncio.get_running_loop().create_future()
         self._writer.put(_item(exchange, partial(_settle, waiting)))
         try:

@@ -1,7 +1,7 @@
 """The data plane's HTTP/1.1 server: it accepts, counts, drains and closes, and knows no route.
 
 Rule: each request becomes one call of the handler. What can be answered at once is answered in the
-connection's own callback; who has to wait goes on in a task, which is held here until it returns.
+connection's own callback; who has to wait goes on in an errand, held here until it returns.
 It is our own, over httptools: aiohttp's `web.Server` never answers `Expect: 100-continue`, takes an
 Upgrade for a plain GET, bounds no slow body and has one deadline for all (docs/architecture.md).
 """
@@ -22,7 +22,7 @@ from typing import Final
 from gateway.config import Server
 from gateway.errors import GatewayError, InternalError, Overloaded
 from gateway.exchange import HeaderList
-from gateway.leash import resumed
+from gateway.leash import Errand, begin
 from gateway.ports import ClientGone, Clock
 from gateway.web.answer import Answer
 from gateway.web.body import Budget
@@ -65,7 +65,7 @@ class DataPlane:
         self.draining = False
         self._cap = connection_cap(settings.max_connections)
         self._connections: set[Connection] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._errands: set[Errand] = set()
         self._server: asyncio.Server | None = None
         self._quiet: asyncio.Future[None] | None = None
         self._date = ""
@@ -81,7 +81,7 @@ class DataPlane:
     @property
     def in_flight(self) -> int:
         """Requests whose handler has not returned."""
-        return len(self._tasks)
+        return len(self._errands)
 
     @property
     def bodies_in_flight(self) -> int:
@@ -135,7 +135,7 @@ class DataPlane:
             connection.abort()
 
     def _is_quiet(self) -> bool:
-        return not self._tasks and not any(one.busy for one in self._connections)
+        return not self._errands and not any(one.busy for one in self._connections)
 
     def _look_whether_quiet(self) -> None:
         if self._quiet is not None and not self._quiet.done() and self._is_quiet():
@@ -160,22 +160,16 @@ class DataPlane:
 
     def launch(self, request: Request, answer: Answer, ended: Callable[[], None]) -> None:
         """Have one request answered; `ended` is called when that is over."""
-        if len(self._tasks) >= self.settings.max_in_flight:
+        if len(self._errands) >= self.settings.max_in_flight:
             self._fail(answer, Overloaded("Too many requests are in flight.", retry_after=1))
             ended()
             return
-        answering = self._run(request, answer, ended)
-        try:
-            awaited = answering.send(None)
-        except StopIteration:
-            return
-        going_on = answering if awaited is None else resumed(answering, awaited)
-        task = self.loop.create_task(going_on)
-        self._tasks.add(task)
-        task.add_done_callback(self._ended)
+        errand = begin(self._run(request, answer, ended), self.loop, self._ended)
+        if errand is not None:
+            self._errands.add(errand)
 
-    def _ended(self, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
+    def _ended(self, errand: Errand) -> None:
+        self._errands.discard(errand)
         self._look_whether_quiet()
 
     async def _run(self, request: Request, answer: Answer, ended: Callable[[], None]) -> None:

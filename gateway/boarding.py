@@ -330,7 +330,7 @@ class Boarding:
             ttl=plan.policy.ttl_for(plan.wish),
             key_id=caller.id,
             key_name=caller.name,
-            headers=[pair for pair in head.headers if pair[0] in REPLAYED],
+            headers=tuple([pair for pair in head.headers if pair[0] in REPLAYED]),
             body=body,
             usage=summary.usage or NO_USAGE,
             finish_reasons=summary.finish_reasons,

@@ -7,10 +7,13 @@ Rule: an entry is never changed. A newer answer makes a new entry in its place.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, NewType
 
-from gateway.exchange import NO_USAGE, HeaderList, Usage
+from msgspec import Struct
+from msgspec.structs import replace
+
+from gateway.exchange import NO_USAGE, Usage
 
 Ticket = NewType("Ticket", int)
 """Proof of when a flight took off: what took off before a purge is not kept when it lands."""
@@ -24,8 +27,11 @@ class Imaged:
     image: Any
 
 
-@dataclass(frozen=True, slots=True)
-class Recording(Imaged):
+# Hundreds of thousands of these stand in memory, and lead to nothing that leads back to them: the
+# collector of cycles need not walk over them (`gc=False`).
+
+
+class Recording(Imaged, Struct, frozen=True, gc=False):
     """One answer in one form, byte for byte as one upstream call brought it.
 
     `created` is the wall time of its landing and `ttl` how long it may be served, both in seconds.
@@ -40,12 +46,16 @@ class Recording(Imaged):
     ttl: float
     key_id: str
     key_name: str
-    headers: HeaderList
-    body: bytes = field(repr=False)
+    headers: tuple[tuple[str, str], ...]
+    body: bytes
     usage: Usage = NO_USAGE
     finish_reasons: tuple[str, ...] = ()
     usage_span: tuple[int, int] | None = None
     seconds: float = 0.0
+
+    def __repr__(self) -> str:
+        """Not what was answered."""
+        return f"Recording({self.request_id!r}, created={self.created!r}, key_id={self.key_id!r})"
 
     def age(self, now: float) -> float:
         """Seconds since it landed; 0 where the clock was set back."""
@@ -73,8 +83,7 @@ class Label(NamedTuple):
     request_id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(Struct, frozen=True, gc=False):
     """What equal requests are answered with: one call's recording, or two, one for each form.
 
     `model` is the name that was asked for.
@@ -89,49 +98,58 @@ class Entry:
     @property
     def recordings(self) -> tuple[Recording, ...]:
         """Those there are."""
-        return tuple(found for found in (self.stream, self.json) if found is not None)
+        if self.stream is None:
+            return () if self.json is None else (self.json,)
+        return (self.stream,) if self.json is None else (self.stream, self.json)
 
     @property
     def labels(self) -> tuple[Label, ...]:
+        """Of each of its recordings."""
         return tuple(
-            Label(found.key_id, found.key_name, self.model, found.request_id)
-            for found in self.recordings
+            [
+                Label(found.key_id, found.key_name, self.model, found.request_id)
+                for found in self.recordings
+            ]
         )
 
     @property
     def created(self) -> float:
         """Wall seconds of its latest landing."""
-        return max((found.created for found in self.recordings), default=0.0)
+        return max([found.created for found in self.recordings], default=0.0)
 
     @property
     def stale_from(self) -> float:
         """Wall seconds from which not all of it is fresh any more."""
-        return min((found.created + found.ttl for found in self.recordings), default=0.0)
+        return min([found.created + found.ttl for found in self.recordings], default=0.0)
 
     @property
     def expires(self) -> float:
         """Wall seconds from which nothing of it is fresh."""
-        return max((found.created + found.ttl for found in self.recordings), default=0.0)
+        return max([found.created + found.ttl for found in self.recordings], default=0.0)
 
     @property
     def size(self) -> int:
         """Bytes of the bodies."""
-        return sum(len(found.body) for found in self.recordings)
+        return sum([len(found.body) for found in self.recordings])
 
     def at(self, now: float) -> Entry | None:
         """What of it may be served at `now`."""
-        stream = self.stream if self.stream is None or self.stream.fresh(now) else None
-        json = self.json if self.json is None or self.json.fresh(now) else None
-        if stream is None and json is None:
-            return None
-        if stream is self.stream and json is self.json:
+        stream, json = self.stream, self.json
+        streams, jsons = (
+            stream is not None and stream.fresh(now),
+            json is not None and json.fresh(now),
+        )
+        if streams and (jsons or json is None):
             return self
-        return replace(self, stream=stream, json=json)
+        if jsons:
+            return self if stream is None else replace(self, stream=None)
+        return replace(self, json=None) if streams else None
 
 
-# Bytes of Python's own for an entry, each recording in it and each image (of a stream, one with its
-# usage and one without), in the manner of sys.getsizeof; tests hold it to what tracemalloc sees.
-_OF_AN_ENTRY, _OF_A_RECORDING, _OF_A_HEADER, _OF_DETAILS = 700, 900, 200, 1600
+# Bytes of Python's own for an entry, each recording in it with its image, and a second one (of a
+# stream: one with its usage, one without), in the manner of sys.getsizeof; tests hold it to what
+# tracemalloc sees.
+_OF_AN_ENTRY, _OF_A_RECORDING, _OF_A_HEADER, _OF_DETAILS = 700, 2300, 200, 1600
 _OF_AN_IMAGE = 1400
 
 
@@ -139,9 +157,10 @@ def weight(entry: Entry) -> int:
     """Bytes that an entry takes in memory, by a generous estimate."""
     total = _OF_AN_ENTRY
     for found in entry.recordings:
-        total += _OF_A_RECORDING + len(found.body) + (_OF_DETAILS if found.usage.details else 0)
-        total += sum(_OF_A_HEADER + len(name) + len(value) for name, value in found.headers)
-        total += _OF_AN_IMAGE if found.usage_span is None else 2 * _OF_AN_IMAGE
+        total += len(found.body) + (_OF_DETAILS if found.usage.details else 0)
+        total += _OF_A_RECORDING if found.usage_span is None else _OF_A_RECORDING + _OF_AN_IMAGE
+        for name, value in found.headers:
+            total += _OF_A_HEADER + len(name) + len(value)
     return total
 
 

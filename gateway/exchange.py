@@ -95,8 +95,7 @@ class UsageSource(StrEnum):
     NONE = "none"
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(Struct, frozen=True, gc=False):
     """Tokens of one answer. `cached_tokens` is part of the prompt's, `reasoning_tokens` of the
     completion's.
 
@@ -163,8 +162,7 @@ class Bound:
     output_pico: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Summary:
+class Summary(Struct, frozen=True, gc=False):
     """What an observer learned from an answer's bytes, complete or not.
 
     `complete`: the terminator was seen (`[DONE]`), or a finish reason for every choice and a clean

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from msgspec.structs import force_setattr
+
 from gateway.calls import Calls
 from gateway.entry import Entry, Recording
 from gateway.exchange import CacheState, HeaderList, Summary, UsageSource
@@ -138,7 +140,7 @@ def _image_of(recording: Recording, request: ChatRequest) -> Image:
     images: dict[bool, Image] | None = getattr(recording, "image", None)
     if images is None:
         images = {}
-        object.__setattr__(recording, "image", images)  # no part of it: see `Imaged`
+        force_setattr(recording, "image", images)  # no part of it: see `Imaged`
     image = images.get(shown)
     if image is None:
         body = memoryview(recording.body)

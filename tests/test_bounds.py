@@ -9,11 +9,11 @@ import asyncio
 import json
 import tracemalloc
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from typing import TypeVar
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from gateway.boarding import Boarding, Plan
@@ -80,7 +80,7 @@ def stream(number: int, padding: int) -> Entry:
             ttl=60.0,
             key_id="1",
             key_name="alice",
-            headers=[("content-type", "text/event-stream")],
+            headers=(("content-type", "text/event-stream"),),
             body=b"".join([*events, b"data: [DONE]\n\n"]),
             usage=Usage(1, 1, source=UsageSource.UPSTREAM),
             finish_reasons=("stop",),
@@ -201,7 +201,9 @@ async def test_an_entry_weighs_what_it_takes_with_its_images(span, times):
     headers += [("openai-version", f"2020-10-{number:02}" * 5) for number in range(times)]
     written = stream(0, 1000)
     assert written.stream is not None
-    written = replace(written, stream=replace(written.stream, usage_span=span, headers=headers))
+    written = replace(
+        written, stream=replace(written.stream, usage_span=span, headers=tuple(headers))
+    )
     data = encode(written, KEY)
     kept: list[Entry] = []
 

@@ -29,7 +29,7 @@ def encode(entry: Entry, key: bytes) -> bytes:
     """The entry as bytes that only `key` opens. ValueError, TypeError, OverflowError where a
     member of the upstream's usage object cannot be written."""
     payload = _write(entry)
-    return b"".join((MAGIC, _seal(payload, key), payload))
+    return MAGIC + _seal(payload, key) + payload
 
 
 def decode(data: bytes, key: bytes) -> Entry:
@@ -53,7 +53,8 @@ def _seal(payload: bytes | memoryview, key: bytes) -> bytes:
 
 def encode_labels(entry: Entry) -> bytes:
     """What a purge goes by, to stand beside the entry where it is found without reading it."""
-    return _write(entry.labels)
+    model = entry.model
+    return _write([(one.key_id, one.key_name, model, one.request_id) for one in entry.recordings])
 
 
 def decode_labels(data: object) -> tuple[Label, ...]:

@@ -141,11 +141,10 @@ class Disk:
 
     # Writing ------------------------------------------------------------------------------------
 
-    def put(self, key: bytes, entry: Entry) -> None:
-        """Queue it, or drop and count it."""
+    def put(self, key: bytes, entry: Entry, size: int) -> None:
+        """Queue it, whose bodies have `size` bytes, or drop and count it."""
         if not self._started or self._stopped:
             return
-        size = entry.size
         if self._queued >= QUEUED or self._queued_bytes + size > QUEUED_BYTES:
             self._overrun += 1
             self._outdate(key, entry)
@@ -158,16 +157,18 @@ class Disk:
     def _settled(self, puts: list[Put], took: float | None) -> None:
         if took is not None:
             self.timed("set", took)
+        waiting, outdated = self._waiting, self._outdated
+        self._queued -= len(puts)
         for put in puts:
-            self._queued -= 1
+            key, entry = put.key, put.entry
             self._queued_bytes -= put.size
-            if self._waiting.get(put.key) is not put.entry:
+            if waiting.get(key) is not entry:
                 continue
-            del self._waiting[put.key]
-            if took is not None:
-                self._outdated.pop(put.key, None)
-            else:
-                self._outdate(put.key, put.entry)
+            del waiting[key]
+            if took is None:
+                self._outdate(key, entry)
+            elif outdated:
+                outdated.pop(key, None)
 
     def _outdate(self, key: bytes, entry: Entry) -> None:
         """The row may be older than `entry`, which did not get there: it is not to be served."""
@@ -251,7 +252,7 @@ class NoDisk:
         """A miss."""
         return None
 
-    def put(self, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: Entry, size: int) -> None:
         """Not kept."""
 
     async def purge(self, selector: Selector, counted: set[bytes]) -> int:

@@ -47,13 +47,15 @@ class Memory:
 
     def put(self, key: bytes, entry: Entry) -> None:
         """In the place of what was there; one above the limit takes no place."""
-        self._drop(key)
-        size = weight(entry)
+        items, size = self._items, weight(entry)
+        if key in items:
+            self._drop(key)
         if size > self._limit:
             return
-        self._items[key] = (entry, entry.stale_from, size)
+        items[key] = (entry, entry.stale_from, size)
         self._size += size
-        self._shrink()
+        if self._size > self._limit:
+            self._shrink()
 
     def resize(self, limit: int) -> None:
         """Another limit, at once."""
@@ -123,6 +125,8 @@ class Memory:
             self._size -= item[2]
 
     def _shrink(self) -> None:
-        while self._size > self._limit and self._items:
-            self._drop(next(iter(self._items)))
-            self._evictions["size"] += 1
+        items, gone = self._items, 0
+        while self._size > self._limit and items:
+            self._size -= items.popitem(last=False)[1][2]
+            gone += 1
+        self._evictions["size"] += gone

@@ -9,10 +9,12 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from gateway.config import Cache, Scope
 from gateway.entry import Entry, is_like
@@ -29,8 +31,7 @@ _LONGEST = 2**31  # seconds; larger ones mean this one (RFC 9111 section 1.2.2)
 _SECONDS = re.compile(r"[0-9]{1,400}")
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(Struct, frozen=True, gc=False):
     """What a request's headers ask of the cache. Seconds.
 
     `reads`, `keeps`: may an answer come from there, may it be kept there. `only_if_cached`: make no
@@ -91,8 +92,7 @@ def _seconds(text: str | None) -> int | None:
 # What the configuration allows -------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Policy:
+class Policy(Struct, frozen=True, gc=False):
     """The `cache` section as it holds for one model of one upstream. Seconds, bytes."""
 
     enabled: bool
@@ -156,8 +156,7 @@ BYPASSES = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Traits:
+class Traits(Struct, frozen=True, gc=False):
     """What decides about a body: why it never comes near the cache, and is its answer drawn by
     lot."""
 
@@ -168,12 +167,20 @@ class Traits:
 def traits_of(members: Mapping[str, Any], canonical_reason: str | None = None) -> Traits:
     """The traits of a body by its top-level members; `canonical_reason`: why it has no canonical
     form. The same body has the same traits, so they may be kept beside its digest."""
-    return Traits(_reason(members, canonical_reason), _is_sampled(members))
+    reason = None if canonical_reason is None else "not_canonical"
+    if reason is None and not _APART.isdisjoint(members):
+        reason = _reason(members)
+    # A temperature that is absent is OpenAI's default of 1. A seed promises "best effort" only.
+    temperature, choices = members.get("temperature"), members.get("n")
+    is_zero = type(temperature) in _NUMBERS and temperature == 0
+    return Traits(reason, not is_zero or (type(choices) is int and choices > 1))
 
 
-def _reason(members: Mapping[str, Any], canonical_reason: str | None) -> str | None:
-    if canonical_reason is not None:
-        return "not_canonical"
+_APART = frozenset({"store", "background", "web_search_options"})
+_NUMBERS = (int, float)
+
+
+def _reason(members: Mapping[str, Any]) -> str | None:
     if members.get("store") is True:  # the answer's id leads to something kept by the upstream
         return "store"
     if members.get("background") is True:
@@ -181,13 +188,6 @@ def _reason(members: Mapping[str, Any], canonical_reason: str | None) -> str | N
     if members.get("web_search_options") is not None:  # asks for what is new
         return "web_search_options"
     return None
-
-
-def _is_sampled(members: Mapping[str, Any]) -> bool:
-    """A temperature that is absent is OpenAI's default of 1. A seed promises "best effort" only."""
-    temperature, choices = members.get("temperature"), members.get("n")
-    is_zero = type(temperature) in (int, float) and temperature == 0
-    return not is_zero or (type(choices) is int and choices > 1)
 
 
 def bypass_reason(traits: Traits, wish: Wish, policy: Policy) -> str | None:
@@ -211,8 +211,7 @@ REFUSALS = frozenset(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Landing:
+class Landing(Struct, frozen=True, gc=False):
     """What has come of a call. `size` in bytes of the body; `choices` is the request's `n`.
 
     `clamped`: the gateway lowered the cap of the output. The upstream's own `Cache-Control` is
@@ -237,36 +236,26 @@ def may_keep(landing: Landing, wish: Wish, policy: Policy) -> str | None:
         return "status"
     if landing.encoded:
         return "encoded"
-    if not _is_expected(landing.content_type, landing.streamed):
+    media = landing.content_type.partition(";")[0].strip().lower()
+    if media != ("text/event-stream" if landing.streamed else "application/json"):
         return "content_type"
     if landing.size > policy.max_entry or landing.summary.missing == TOO_LARGE:
         return "too_large"
-    return _why_unfinished(landing) or _why_cut_short(landing, policy)
+    return _why_not(landing, landing.summary, policy)
 
 
-def _is_expected(content_type: str, streamed: bool) -> bool:
-    media = content_type.partition(";")[0].strip().lower()
-    return media == ("text/event-stream" if streamed else "application/json")
-
-
-def _why_unfinished(landing: Landing) -> str | None:
-    summary = landing.summary
+def _why_not(landing: Landing, summary: Summary, policy: Policy) -> str | None:
+    """The same, by what was said in the answer."""
+    reasons = summary.finish_reasons
     if summary.error:
         return "error"
     if summary.missing == NOT_JSON or summary.observer_errors:
         return "not_json"
-    if not summary.complete:
-        return "incomplete"
-    if not summary.finish_reasons:
-        return "no_choices"
     # A stream's end says nothing of a choice that never came; a JSON answer shows all it has.
-    if landing.streamed and len(summary.finish_reasons) < landing.choices:
+    if not summary.complete or (landing.streamed and 0 < len(reasons) < landing.choices):
         return "incomplete"
-    return None
-
-
-def _why_cut_short(landing: Landing, policy: Policy) -> str | None:
-    reasons = landing.summary.finish_reasons
+    if not reasons:
+        return "no_choices"
     if landing.clamped and "length" in reasons:
         return "clamped"
     return None if policy.finish_reasons.issuperset(reasons) else "finish_reason"

@@ -158,11 +158,12 @@ class TwoTier:
     def store(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
         """Into memory at once, to the disk soon; False where it is not kept."""
         kept = entry.at(self._clock.now())
-        if kept is None or kept.size > self._max_entry or self._purges.forbid(key, kept, ticket):
+        size = 0 if kept is None else kept.size
+        if kept is None or size > self._max_entry or self._purges.forbid(key, kept, ticket):
             self._refused += 1
             return False
         self._memory.put(key, kept)
-        self._disk.put(key, kept)
+        self._disk.put(key, kept, size)
         self._stored += 1
         for recording in kept.recordings:
             self.remember(recording.request_id, key)

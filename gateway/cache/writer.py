@@ -17,6 +17,8 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from msgspec import Struct
+
 from gateway.cache import folder as folders
 from gateway.cache.codec import decode, decode_labels, encode, encode_labels
 from gateway.cache.presence import Presence
@@ -36,8 +38,7 @@ T = TypeVar("T")
 log = logging.getLogger("gateway.cache")
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(Struct, frozen=True, gc=False):
     """A store on its way; `size` in bytes."""
 
     key: bytes
@@ -106,7 +107,7 @@ class Writer:
     def put_store(self, put: Put) -> None:
         """Queue a store. The bounds are the caller's."""
         self._queue.put(put)
-        if self._queue.qsize() >= BATCH:
+        if self._queue.qsize() == BATCH:
             self._hurry.set()
 
     def order(self, work: Callable[[Table], T], tries: int = 1) -> Future[T]:

@@ -6,7 +6,6 @@ and holds only what can be printed; no body and no credential is among the field
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -118,7 +117,7 @@ def _blotted(x: Exchange, token: str) -> Exchange:
         }
     if x.summary is not None and any(token in reason for reason in x.summary.finish_reasons):
         reasons = tuple(reason.replace(token, BLOT) for reason in x.summary.finish_reasons)
-        changes["summary"] = dataclasses.replace(x.summary, finish_reasons=reasons)
+        changes["summary"] = msgspec.structs.replace(x.summary, finish_reasons=reasons)
     return msgspec.structs.replace(x, **changes) if changes else x
 
 

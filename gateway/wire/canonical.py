@@ -22,27 +22,42 @@ _ASTRAL_NAME = re.compile(rb'[\xf0-\xf4][^"\xf0-\xf4]*+":').search
 _encode = msgspec.json.Encoder(order="deterministic").encode
 
 
-def digest(found: Mapping[str, Any], ignore: Collection[str] = ()) -> bytes:
+_IN_ANY = frozenset({"stream", "stream_options"})  # equal requests may differ in these
+
+
+def digest(
+    found: Mapping[str, Any], ignore: Collection[str] = (), ordered: bytes | None = None
+) -> bytes:
     """SHA-256 of the canonical form. RecursionError where it nests too deeply to be written."""
-    return hashlib.sha256(canonical(found, ignore)).digest()
+    return hashlib.sha256(canonical(found, ignore, ordered)).digest()
 
 
-def canonical(found: Mapping[str, Any], ignore: Collection[str] = ()) -> bytes:
+def canonical(
+    found: Mapping[str, Any], ignore: Collection[str] = (), ordered: bytes | None = None
+) -> bytes:
     """The canonical JSON of a request whose `ChatRequest` is canonical, without what may differ
     between equal ones: `stream`, `stream_options.include_usage`, and the top-level names `ignore`.
 
-    `stream_options` of null, or with nothing else in it, counts as absent.
+    `stream_options` of null, or with nothing else in it, counts as absent. `ordered`: `found` as a
+    `Document` has it, so that most need not be written again.
     """
+    kept = found
+    if not (_IN_ANY.isdisjoint(found) and found.keys().isdisjoint(ignore)):
+        kept, ordered = _kept(found, ignore), None
+    encoded = _encode(kept) if ordered is None else ordered
+    if encoded.isascii() or not any(lead in encoded for lead in _ASTRAL):
+        return encoded
+    return msgspec.json.encode(_in_order(kept)) if _ASTRAL_NAME(encoded) else encoded
+
+
+def _kept(found: Mapping[str, Any], ignore: Collection[str]) -> dict[str, Any]:
     kept = {name: found[name] for name in found if name != "stream" and name not in ignore}
     options = kept.pop("stream_options", None)
     if isinstance(options, dict):
         options = {name: options[name] for name in options if name != "include_usage"}
     if options:
         kept["stream_options"] = options
-    encoded = _encode(kept)
-    if encoded.isascii() or not any(lead in encoded for lead in _ASTRAL):
-        return encoded
-    return msgspec.json.encode(_in_order(kept)) if _ASTRAL_NAME(encoded) else encoded
+    return kept
 
 
 def _in_order(value: object) -> object:

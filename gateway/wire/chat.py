@@ -6,7 +6,6 @@ Rule: read only what decides something here; `messages` and all else is the upst
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import NoReturn
 
 import msgspec
@@ -23,8 +22,7 @@ DECISIVE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class ChatRequest:
+class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     """One chat request as it came. `body` is what is sent on.
 
     `asked_usage`: `stream_options.include_usage` is true. `has_stream_options`: the member is
@@ -33,7 +31,7 @@ class ChatRequest:
     `digest`: of its canonical form, where it has one and it was asked for.
     """
 
-    body: bytes = field(repr=False)
+    body: bytes
     model: str
     stream: bool
     asked_usage: bool
@@ -44,6 +42,10 @@ class ChatRequest:
     canonical: bool
     reason: str | None = None
     digest: bytes | None = None
+
+    def __repr__(self) -> str:
+        """A prompt is nobody's to see."""
+        return f"ChatRequest(model={self.model!r}, stream={self.stream!r})"
 
 
 def read_chat(body: bytes, ignore: Collection[str] | None = None) -> ChatRequest:
@@ -60,29 +62,31 @@ def request_of(document: Document, ignore: Collection[str] | None = None) -> Cha
     found, reason, made = document.found, document.reason, None
     if reason is None and ignore is not None:
         try:
-            made = digest(found, ignore)
+            made = digest(found, ignore, document.ordered)
         except RecursionError:
             reason = "depth"
-    options = found.get("stream_options")
-    if options is None:
-        options = {}
-    elif not isinstance(options, dict):
-        _refuse("stream_options", "an object or null", options)
-    stream = found.get("stream")
-    if not isinstance(stream, bool | None):
+    member = found.get
+    options, asked_usage = member("stream_options"), False
+    if options is not None:
+        if not isinstance(options, dict):
+            _refuse("stream_options", "an object or null", options)
+        asked_usage = options.get("include_usage") is True
+    stream, model, n = member("stream"), member("model"), member("n")
+    if stream is not None and type(stream) is not bool:
         _refuse("stream", "true, false or null", stream)
+    largest, larger = member("max_tokens"), member("max_completion_tokens")
     return ChatRequest(
-        body=document.body,
-        model=_model(found.get("model")),
-        stream=bool(stream),
-        asked_usage=options.get("include_usage") is True,
-        has_stream_options="stream_options" in found,
-        n=_n(found.get("n")),
-        max_tokens=_whole(found.get("max_tokens")),
-        max_completion_tokens=_whole(found.get("max_completion_tokens")),
-        canonical=reason is None,
-        reason=reason,
-        digest=made,
+        document.body,
+        model if type(model) is str and model and model.isascii() else _model(model),
+        stream is True,
+        asked_usage,
+        "stream_options" in found,
+        1 if n is None else _n(n),
+        largest if type(largest) is int else None,
+        larger if type(larger) is int else None,
+        reason is None,
+        reason,
+        made,
     )
 
 
@@ -102,15 +106,9 @@ def _model(found: object) -> str:
 
 
 def _n(found: object) -> int:
-    if found is None:
-        return 1
     if type(found) is not int or found < 1:
         _refuse("n", "a whole number of at least 1", found)
     return found
-
-
-def _whole(found: object) -> int | None:
-    return found if type(found) is int else None
 
 
 def _refuse(name: str, right: str, found: object) -> NoReturn:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import msgspec
@@ -19,40 +18,49 @@ from gateway.errors import InvalidJSON, InvalidRequest
 Pairs = list[tuple[str, Any]]
 
 
-@dataclass(frozen=True, slots=True)
-class Document:
-    """What was read from `body`; `reason` says in a word why not every reader reads the same."""
+class Document(msgspec.Struct, frozen=True, gc=False):
+    """What was read from `body`; `reason` says in a word why not every reader reads the same.
+    `ordered`: it written anew with the names of each object in code point order, where that has
+    been done."""
 
-    body: bytes = field(repr=False)
-    found: dict[str, Any] = field(repr=False)
+    body: bytes
+    found: dict[str, Any]
     reason: str | None
+    ordered: bytes | None = None
+
+    def __repr__(self) -> str:
+        """A prompt is nobody's to see."""
+        return f"Document(reason={self.reason!r})"
 
 
 def read_document(body: bytes, decisive: Collection[str] = ()) -> Document:
     """The object in `body`. InvalidJSON; InvalidRequest where it is none, a top-level name is there
     twice, or differs from one of the `decisive` names only by case."""
-    found, reason = _at_once(body), None
-    if found is None:
-        text, mark = _text(body)
-        found, odd = _carefully(text, decisive)
-        reason = mark or odd
+    read = _at_once(body)
+    if read is not None:
+        found, ordered = read
+        _refuse_twins(found, decisive)
+        return Document(body, found, None, ordered)
+    text, mark = _text(body)
+    found, odd = _carefully(text, decisive)
     _refuse_twins(found, decisive)
-    return Document(body, found, reason)
+    return Document(body, found, mark or odd)
 
 
 # At once -----------------------------------------------------------------------------------------
 
 _read = msgspec.json.Decoder().decode
-_write = msgspec.json.Encoder().encode
+_write = msgspec.json.Encoder(order="deterministic").encode
 _write_whole_numbers = msgspec.msgpack.Encoder().encode
 
 
-def _at_once(body: bytes) -> dict[str, Any] | None:
-    """The object, where every reader reads the same; None where this one cannot tell.
+def _at_once(body: bytes) -> tuple[dict[str, Any], bytes] | None:
+    """The object, where every reader reads the same, and it written anew; None where this one
+    cannot tell.
 
     It is as strict as they come, but for two things. Of a name that is there twice it keeps the
     last: then fewer colons are written than were read, unless a colon was read as an escape. And
-    it reads integers of any size, where msgpack ends at 64 bits. Most clients write as it does.
+    it reads integers of any size, where msgpack ends at 64 bits.
     """
     try:
         found = _read(body)
@@ -62,9 +70,9 @@ def _at_once(body: bytes) -> dict[str, Any] | None:
         written = _write(found)
     except (ValueError, OverflowError, RecursionError):  # msgspec's own are ValueErrors
         return None
-    if written == body:
-        return found
-    return found if b"\\u003" not in body and written.count(b":") == body.count(b":") else None
+    if b"\\u003" in body or written.count(b":") != body.count(b":"):
+        return None
+    return found, written
 
 
 # With care ---------------------------------------------------------------------------------------
@@ -185,6 +193,9 @@ def _read_leniently(text: str, decisive: Collection[str]) -> object:
 
 def _refuse_twins(found: dict[str, Any], decisive: Collection[str]) -> None:
     """A name that equals one read here but for case: some readers (Go's) take it for the same."""
+    names = "".join(found)
+    if names.isascii() and names.islower():
+        return
     for name in found:
         folded = name.casefold()
         if folded != name and folded in decisive:

@@ -13,11 +13,12 @@ in which functions the instructions are.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import statistics
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, FrameType
@@ -40,6 +41,8 @@ WARM, RUNS = 30, 15
 SHOWN = 40  # functions
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
+Lines = tuple[tuple[str, str], ...]
+SAME = itertools.repeat(1)  # body
 Trace = Callable[[FrameType, str, Any], Any]
 
 
@@ -188,15 +191,23 @@ async def measured(folder: Path, *, show: bool) -> dict[str, Count]:
         connection.connection_made(wire)
         head = sides.Side("guard", 80, [], (("Authorization", f"Bearer {key}"),))
 
-        def asking(model: str, stream: bool, more: tuple[tuple[str, str], ...] = ()) -> Any:
-            body = numbered(template(model, stream=stream), 1)
-            request = f"{head.head(more)}Content-Length: {len(body)}\r\n\r\n{body}".encode()
-            return lambda: wire.ask(connection, request)
+        def asking(
+            model: str, stream: bool, more: Lines = (), numbers: Iterator[int] = SAME
+        ) -> Any:
+            text, begin = template(model, stream=stream), head.head(more)
+
+            def go() -> Awaitable[bytes]:
+                body = numbered(text, next(numbers))
+                request = f"{begin}Content-Length: {len(body)}\r\n\r\n{body}"
+                return wire.ask(connection, request.encode())
+
+            return go
 
         ways = {
             "hit": (asking(FIXED, False), "hit"),
             "replay": (asking(BULK, True), "hit"),
             "relay": (asking(FIXED, False, NO_STORE), "bypass"),
+            "miss": (asking(FIXED, False, numbers=itertools.count(2)), "miss"),
             "stream": (asking(BULK, True, NO_STORE), "bypass"),
         }
         found = {}

@@ -55,7 +55,7 @@ def recording(
         ttl=ttl,
         key_id=f"id-of-{key}",
         key_name=key,
-        headers=[("content-type", "application/json"), ("openai-version", "2020-10-01")],
+        headers=(("content-type", "application/json"), ("openai-version", "2020-10-01")),
         body=body,
         usage=Usage(9, 12, reasoning_tokens=3, source=UsageSource.UPSTREAM, details=USAGE),
         finish_reasons=("stop",),

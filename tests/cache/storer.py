@@ -32,7 +32,7 @@ async def main(folder: Path, first: int) -> None:
     while True:
         for _ in range(5):
             body = body_for(number)
-            made = Recording(f"01{number}", clock.now(), 3600.0, "id", "name", [], body)
+            made = Recording(f"01{number}", clock.now(), 3600.0, "id", "name", (), body)
             cache.store(key_for(number), Entry("s", "m", "u", made), cache.ticket())
             number += 1
         await cache.flush()

@@ -8,10 +8,10 @@ import sqlite3
 import stat
 import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.cache import disk as disks
 from gateway.cache import folder as folders

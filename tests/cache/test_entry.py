@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import tracemalloc
-from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.cache.codec import Corrupt, decode, decode_labels, encode, encode_labels
 from gateway.entry import Entry, Label, Recording, weight
@@ -70,7 +70,7 @@ RECORDINGS = st.builds(
     ttl=st.floats(0, 1e9),
     key_id=TEXT,
     key_name=TEXT,
-    headers=st.lists(st.tuples(TEXT, TEXT), max_size=4),
+    headers=st.lists(st.tuples(TEXT, TEXT), max_size=4).map(tuple),
     body=st.binary(max_size=200),
     usage=st.builds(
         Usage, TOKENS, TOKENS, TOKENS, TOKENS, st.sampled_from(UsageSource),
@@ -149,7 +149,7 @@ def test_labels_tell_both_callers():
 @pytest.mark.parametrize("headers", [0, 20])
 def test_the_weight_is_not_below_what_an_entry_takes(size, headers):
     """So that `cache.memory` bounds memory (D10)."""
-    names = [(f"x-header-{number}", "v" * 30 + str(number)) for number in range(headers)]
+    names = tuple((f"x-header-{number}", "v" * 30 + str(number)) for number in range(headers))
     template = replace(recording(b"", created=1.0), headers=names)
     written = encode(Entry("issued:1", "gpt-4o", "openai", template, template), KEY)
     tracemalloc.start()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.cache import rules
 from gateway.cache.rules import (
@@ -183,7 +183,7 @@ STREAM = Landing(200, "text/event-stream; charset=utf-8", True, WHOLE, 100)
 
 
 def ended(landing: Landing, **summary: object) -> Landing:
-    return replace(landing, summary=replace(WHOLE, **summary))  # type: ignore[arg-type]
+    return replace(landing, summary=replace(WHOLE, **summary))
 
 
 REFUSED = [

@@ -2,12 +2,12 @@
 
 import itertools
 import json
-from dataclasses import replace
 from itertools import pairwise
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from gateway.exchange import Summary, Usage, UsageSource
 from gateway.wire.findings import MISSING

@@ -71,8 +71,7 @@ def send_hit(trip: Trip, image: Image) -> None:
     if trip.client.gone:
         raise ClientGone
     trip.status = 200
-    headers = trip.ask.cors + trip.permit.headers()
-    trip.client.whole(200, headers, image.pieces, image.length, hit_lines(trip, image))
+    trip.client.whole(200, trip.ask.cors, image.pieces, image.length, hit_lines(trip, image))
 
 
 async def send_kept(trip: Trip, image: Image) -> None:
@@ -81,8 +80,7 @@ async def send_kept(trip: Trip, image: Image) -> None:
     if client.gone:
         raise ClientGone
     if trip.cache is CacheState.HIT:
-        trip.status, lines = 200, hit_lines(trip, image)
-        headers = trip.ask.cors + trip.permit.headers()
+        trip.status, lines, headers = 200, hit_lines(trip, image), trip.ask.cors
     else:  # one that was joined in the other form
         lines, headers = "", head_of(trip, Head(200, image.headers, image.length))
     if image.size <= AT_ONCE:
@@ -99,6 +97,7 @@ def hit_lines(trip: Trip, image: Image) -> str:
     return (
         f"{image.lines}x-gateway-request-id: {own}\r\nx-request-id: {own}\r\nage: {age}\r\n"
         f"x-gateway-cache-ttl: {left}\r\nx-gateway-cache-key: {trip.cache_key}\r\n"
+        f"{trip.permit.lines()}"
     )
 
 

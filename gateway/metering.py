@@ -158,6 +158,8 @@ class Metering:
 
     def settle(self, trip: Trip) -> None:
         """The call has ended: tell its limits what it took, as it is booked."""
+        if not trip.permit.held:
+            return
         usage, cost = trip.usage, trip.cost.nano_usd
         tokens = usage.prompt_tokens + usage.completion_tokens
         trip.permit.settle(tokens, cost or 0, trip.upstream or "")

@@ -375,8 +375,15 @@ class Permit(Protocol):
     def waited(self) -> float:
         """Seconds spent waiting for others' reservations to settle."""
 
+    @property
+    def held(self) -> bool:
+        """It holds what a call may take, and has not settled."""
+
     def headers(self) -> HeaderList:
         """What the client is told of its limits."""
+
+    def lines(self) -> str:
+        """The same as header lines (`wire/fields.py`)."""
 
     def admit(self, *, reads: bool) -> None:
         """It is under way from now on, and counts, unless it may be answered from the cache
@@ -390,6 +397,9 @@ class Permit(Protocol):
 
     def hit(self, tokens: int) -> None:
         """It is answered from the cache, which saved so many tokens."""
+
+    def hold(self, bound: Bound) -> bool:
+        """Hold what a call may take, where that is simple; False: `reserve` it."""
 
     async def reserve(self, bound: Bound) -> bool:
         """Hold what a call may take, or what is left where its cap is lowered; True: it had to

@@ -31,19 +31,28 @@ from gateway.quota.rules import (
     reset_words,
     span_words,
 )
-from gateway.quota.windows import MONEY, REQUESTS, TOKENS, Bounds, Period, Sliding, Windows
+from gateway.quota.windows import (
+    ENDLESS,
+    REQUESTS,
+    TOKENS,
+    Bounds,
+    Bucket,
+    Meter,
+    Minute,
+    Period,
+    Windows,
+)
 
 MODEST = 1.0  # seconds that a client is told to wait for what others hold
+NOTHING = Meter()  # of the past
 
 
+@dataclass(frozen=True, slots=True)
 class Moment:
-    """Both clocks in seconds, the whole `second` of the one that never jumps, and the calendar's
-    windows. There is one, which is brought up to date."""
+    """Both clocks in seconds; `steady` is the one that never jumps."""
 
-    __slots__ = ("bounds", "second", "steady", "wall")
-
-    def __init__(self, wall: float, steady: float, bounds: Bounds) -> None:
-        self.wall, self.steady, self.second, self.bounds = wall, steady, int(steady), bounds
+    wall: float
+    steady: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,38 +82,95 @@ class Waiting(Protocol):
         """Take what it waits for; False: there is no room yet."""
 
 
+class Holder(Protocol):
+    """Who takes from this account and others together."""
+
+    inside: int  # requests under way
+
+    def take_limits(self) -> None:
+        """Those of some account are others now."""
+
+
 class Gauge:
-    """A limit beside the window that measures it, and its headers, as far as they stay the same."""
+    """A limit beside the windows that measure it, and its headers, as far as they stay the same.
+
+    `meter` is the minute, or the open day; `past` what a wider window has besides that day.
+    """
 
     __slots__ = (
-        *("_remaining", "_reset", "_total", "_whole", "amount", "limit", "meter", "warn_at"),
+        *("_line", "_whole", "amount", "in_tokens", "limit", "meter", "past", "period"),
+        "warn_at",
     )
 
-    def __init__(self, limit: Limit, meter: Sliding | Period) -> None:
-        self.limit, self.amount, self.meter = limit, limit.amount, meter
-        # A minute is over before a warning is read.
-        self.warn_at = WARN_AT * limit.amount if isinstance(meter, Period) else NEVER
-        self._total = f"x-ratelimit-limit-{limit.unit}", str(limit.amount)
-        self._remaining = f"x-ratelimit-remaining-{limit.unit}"
-        self._reset, self._whole = (f"x-ratelimit-reset-{limit.unit}", ""), -1
+    def __init__(self, limit: Limit, windows: Windows) -> None:
+        self.limit, self.amount, self.in_tokens = limit, limit.amount, limit.unit == TOKENS
+        self.period: Period | None = None
+        self.meter: Meter
+        self.past: Meter
+        self.warn_at: float
+        if limit.span == MINUTE:
+            # A minute is over before a warning is read.
+            self.meter, self.past, self.warn_at = windows.minute[limit.unit], NOTHING, NEVER
+        else:
+            self.period = windows.periods[limit.span, limit.unit]
+            self.meter = windows.periods["day", limit.unit]
+            self.past = NOTHING if limit.span == "day" else self.period
+            self.warn_at = WARN_AT * limit.amount
+        self._line, self._whole = "", -1
+
+    @property
+    def may_warn(self) -> bool:
+        """A warning is due when most of it is used, and was not given."""
+        return self.warn_at < NEVER and not self.has_warned
+
+    @property
+    def has_warned(self) -> bool:
+        """It was given in this window."""
+        return self.period is not None and (self.limit.kind, self.amount) in self.period.warned
+
+    @property
+    def used(self) -> int:
+        """In its window."""
+        return self.meter.used + self.past.used
+
+    @property
+    def left(self) -> int:
+        """Below 0 where it was lowered, or passed."""
+        meter, past = self.meter, self.past
+        return self.amount - meter.used - meter.held - past.used - past.held
+
+    def note_warning(self) -> bool:
+        """It is given now; False: it was before, or never is."""
+        if self.period is None or self.has_warned:
+            return False
+        self.period.warned.add((self.limit.kind, self.amount))
+        return True
 
     def level(self) -> Level:
         """How it stands."""
-        return Level(self.limit, self.meter.used, self.meter.held)
+        return Level(self.limit, self.used, self.meter.held + self.past.held)
 
     def resets_in(self, now: Moment) -> float:
         """Seconds until it is as if nothing had been used; NEVER: it never is."""
-        meter = self.meter
-        resets = meter.end - now.wall if isinstance(meter, Period) else meter.resets_in(now.steady)
+        if self.period is not None:
+            resets = self.period.end - now.wall
+        else:
+            assert isinstance(self.meter, Minute)
+            resets = self.meter.resets_in(now.steady)
         return resets if resets > 0 else 0.0
 
-    def headers(self, left: int, now: Moment) -> tuple[tuple[str, str], ...]:
-        """Limit, what is left of it, and when it is whole again, in OpenAI's form."""
+    def line(self, now: Moment) -> tuple[str, bool]:
+        """Headers in OpenAI's form: the limit, what is left of it (`%d`), when it is whole again.
+        True: they say the same for the rest of the second."""
         resets = self.resets_in(now)
         whole = ceil(resets)
         if whole != self._whole or whole < 2:
-            self._whole, self._reset = whole, (self._reset[0], reset_words(resets))
-        return self._total, (self._remaining, str(left)), self._reset
+            unit, self._whole = self.limit.unit, whole
+            self._line = (
+                f"x-ratelimit-limit-{unit}: {self.amount}\r\nx-ratelimit-remaining-{unit}: %d\r\n"
+                f"x-ratelimit-reset-{unit}: {reset_words(resets)}\r\n"
+            )
+        return self._line, whole > 1
 
 
 class Account:
@@ -112,17 +178,19 @@ class Account:
     start is known, and so was any warning given for it."""
 
     __slots__ = (
-        *("_default", "_limits", "_most", "_own", "_restored", "bounds", "day", "key"),
-        *("minute", "money", "name", "on_requests", "on_spending", "requests", "second"),
-        *("shown", "title", "tokens", "told", "waiting", "warns", "windows"),
+        *("_default", "_limits", "_own", "_restored", "bucket", "holders", "key", "most"),
+        *("name", "on_requests", "on_spending", "parallel", "shown", "tightest", "title"),
+        *("waiting", "windows"),
     )
 
     def __init__(self, key: AccountKey, bounds: Bounds, *, restored: bool = False) -> None:
         self.key, self.windows = key, Windows(bounds)
         self._limits: tuple[Limit, ...] = ()
-        self._most: Limit | None = None  # on requests at a time
-        self.minute = self.windows.minute
-        self.bounds, self.second = bounds, -1  # of the last roll
+        self.most: Limit | None = None  # on requests at a time; `parallel` is counted with it alone
+        self.parallel = 0
+        self.holders: list[Holder] = []
+        self.tightest: Gauge | None = None  # on requests
+        self.bucket = Bucket(-1, self.windows)  # of the second in which it was asked for last
         self.attach()
         self.waiting: deque[Waiting] = deque()  # the first come first
         self._own: Given | None = None
@@ -141,73 +209,94 @@ class Account:
             SHARED: ("shared:", "The quota that callers without an issued key share"),
         }[kind]
 
-    def take_limits(self, own: Given, default: Given) -> None:
-        """What holds from now on; the same objects as before cost nothing."""
-        if own is self._own and default is self._default:
-            return
+    def take_limits(self, own: Given, default: Given) -> bool:
+        """What holds from now on; False: the same as before."""
+        if own == self._own and default == self._default:
+            return False
         self._own, self._default = own, default
         self._limits = limits_of(own, default)
         self.attach()
         if self._restored:
             self._restored = False
-            for gauge in self.on_requests + self.on_spending:
-                if gauge.meter.used >= gauge.warn_at:
-                    self._warned(gauge)
+            for gauge in self.gauges:
+                if gauge.used >= gauge.warn_at:
+                    gauge.note_warning()
+        return True
 
-    def roll(self, now: Moment) -> None:
-        """Bring its windows to this moment. A request asks for it only where `second` or `bounds`
-        are not the moment's, which is once in a second."""
-        self.second, self.bounds = now.second, now.bounds
-        if self.windows.roll(now.bounds, now.second):
+    def roll(self, bounds: Bounds, second: int) -> None:
+        """Bring its windows to this moment."""
+        self.fold()
+        if self.windows.roll(bounds, second):
             self.attach()
+
+    def turn(self, second: int) -> Bucket:
+        """Where to count in this second; `roll` comes first."""
+        self.bucket = self.windows.bucket(second)
+        self.weigh()
+        return self.bucket
 
     def attach(self) -> None:
         """Put each limit beside its window, where either is new: nothing is looked for on the way
         of a request."""
-        periods, minute = self.windows.periods, self.windows.minute
-        self.requests, self.day = minute[REQUESTS], periods["day", REQUESTS]
-        self.tokens = tuple(one for (_, unit), one in periods.items() if unit == TOKENS)
-        self.money = tuple(one for (_, unit), one in periods.items() if unit == MONEY)
-        self._most = next((one for one in self._limits if one.unit == PARALLEL), None)
-        gauges = [
-            Gauge(
-                one,
-                minute[one.unit] if one.span == MINUTE else periods[one.span, one.unit],
-            )
-            for one in self._limits
-            if one.span != NOW
-        ]
+        most = next((one for one in self._limits if one.unit == PARALLEL), None)
+        self.most, self.parallel = most, self.under_way
+        gauges = [Gauge(one, self.windows) for one in self._limits if one.span != NOW]
         self.on_requests = tuple(one for one in gauges if one.limit.unit == REQUESTS)
         self.on_spending = tuple(one for one in gauges if one.limit.unit != REQUESTS)
-        self.warns = tuple(one for one in self.on_requests if one.warn_at < NEVER)
-        # What headers tell of: those on requests, those on tokens.
-        self.told = self.on_requests, tuple(one for one in gauges if one.limit.unit == TOKENS)
+        for holder in self.holders:
+            holder.take_limits()
+        self.weigh()
+
+    @property
+    def gauges(self) -> tuple[Gauge, ...]:
+        """All of its limits but that on requests at a time."""
+        return self.on_requests + self.on_spending
+
+    @property
+    def under_way(self) -> int:
+        """Requests."""
+        return sum(holder.inside for holder in self.holders)
+
+    def fold(self) -> None:
+        """Count what is fresh in its windows."""
+        bucket = self.bucket
+        if bucket.fresh:
+            bucket.count(bucket.fresh)
+            bucket.fresh = 0
+
+    def weigh(self) -> None:
+        """See how many more requests this second may have."""
+        self.fold()
+        bucket, tightest = self.bucket, None
+        bucket.full = bucket.top = ENDLESS
+        for gauge in self.on_requests:
+            left = gauge.left
+            if left < bucket.top:
+                bucket.top, tightest = left, gauge
+            if gauge.may_warn:
+                left = min(left, ceil(gauge.warn_at) - gauge.used - 1)
+            bucket.full = min(bucket.full, left)
+        self.tightest = tightest
 
     def standing(self, now: Moment) -> Iterator[tuple[Level, float | None]]:
         """Each limit, and in how many seconds it is whole again; None: never, or it is."""
-        for gauge in self.on_requests + self.on_spending:
+        for gauge in self.gauges:
             resets = gauge.resets_in(now)
             yield gauge.level(), resets if 0 < resets < NEVER else None
-        if self._most is not None:
-            yield Level(self._most, self.windows.parallel, 0), None
+        if self.most is not None:
+            yield Level(self.most, self.under_way, 0), None
 
     # -- refusing ----------------------------------------------------------------------------------
 
-    def is_full(self, *, counts: bool) -> bool:
-        """Some limit has something against one more request, which counts as one or does not."""
-        most = self._most
-        if most is not None and self.windows.parallel >= most.amount:
-            return True
-        if counts:
-            for gauge in self.on_requests:
-                if gauge.meter.used >= gauge.limit.amount:
-                    return True
-        return False
+    @property
+    def is_full(self) -> bool:
+        """`max_parallel` has something against one more."""
+        return self.most is not None and self.parallel >= self.most.amount
 
     def refuse_entry(self) -> Iterator[Refusal]:
         """What `max_parallel` has against one more."""
-        limit, count = self._most, self.windows.parallel
-        if limit is not None and count >= limit.amount:
+        limit, count = self.most, self.parallel
+        if limit is not None and self.is_full:
             text = f"{self.title} has {count:,} {span_words(limit)}, its limit. Wait for one."
             yield self._refusal(limit, RateLimited(text, retry_after=MODEST), MODEST)
 
@@ -221,7 +310,7 @@ class Account:
 
     def _refuse_any(self, gauges: Iterable[Gauge], now: Moment) -> Iterator[Refusal]:
         for gauge in gauges:
-            if gauge.meter.used >= gauge.limit.amount:
+            if gauge.used >= gauge.amount:
                 yield self._used_up(gauge, Blame(gauge.level(), Why.USED, -1), 1, now)
 
     def refuse_call(self, gauge: Gauge, found: Blame, least: int, now: Moment) -> Refusal:
@@ -249,7 +338,7 @@ class Account:
         )
         if limit.unit != REQUESTS and level.used < limit.amount:
             text += f", and this request may take {amount(limit, least)}"
-        if isinstance(meter, Sliding):
+        if isinstance(meter, Minute):
             wait = max(0.001, meter.room_in(least, limit.amount, now.steady))
             text += f". There is room again in {in_words(wait)}."
             return self._refusal(limit, RateLimited(text, retry_after=wait), wait)
@@ -269,23 +358,16 @@ class Account:
 
     def warning(self, gauge: Gauge, now: Moment) -> str | None:
         """That most of it is used, in words; None: it was said before in this window."""
-        if not self._warned(gauge):
+        if not gauge.note_warning():
             return None
         limit, resets = gauge.limit, gauge.resets_in(now)
         until = "it does not reset"
         if resets < NEVER:
             until = f"it resets at {at(now.wall + resets)}, in {in_words(resets)}"
         return (
-            f"{self.title} has used {amount(limit, gauge.meter.used)} of its "
+            f"{self.title} has used {amount(limit, gauge.used)} of its "
             f"{amount(limit, limit.amount)} {span_words(limit)}; {until}"
         )
-
-    def _warned(self, gauge: Gauge) -> bool:
-        """Note the warning; False: it was given before."""
-        warned = self.windows.periods[gauge.limit.span, gauge.limit.unit].warned
-        before = len(warned)
-        warned.add((gauge.limit.kind, gauge.limit.amount))
-        return len(warned) > before
 
 
 def _largest(fits: int) -> str:

@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 from gateway.config import AtLimit, CountHits
 from gateway.exchange import Bound, HeaderList
 from gateway.leash import own_task
-from gateway.quota.account import Account, Gauge, Moment, Refusal
+from gateway.quota.account import Account, Refusal
+from gateway.quota.purse import Purse
 from gateway.quota.rules import Blame, Decision, Step, Why, blame, decide, need
-from gateway.quota.windows import MONEY, TOKENS, Bucket, Period
-
-if TYPE_CHECKING:
-    from gateway.quota.store import Quotas
+from gateway.quota.windows import MONEY, TOKENS, Bucket, hold, settle
+from gateway.wire.fields import fields_of
 
 
 class FreePermit:
     """For who can meet no limit."""
 
     __slots__ = ("counted",)
-    spends = budgeted = bound_exceeded = False
+    spends = budgeted = bound_exceeded = held = False
     clamped: int | None = None
     hit_tokens = 0
     waited = 0.0
@@ -36,6 +34,10 @@ class FreePermit:
     def headers(self) -> HeaderList:
         """None."""
         return []
+
+    def lines(self) -> str:
+        """None."""
+        return ""
 
     def admit(self, *, reads: bool) -> None:
         """Always."""
@@ -48,6 +50,10 @@ class FreePermit:
 
     def hit(self, tokens: int) -> None:
         """Nothing."""
+
+    def hold(self, bound: Bound) -> bool:
+        """Always."""
+        return True
 
     async def reserve(self, bound: Bound) -> bool:
         """Without waiting."""
@@ -74,92 +80,116 @@ class CountedPermit:
     """The `Permit` port. Every request has one, most of them for a hit: what is not yet so stands
     at the class."""
 
-    counted = bound_exceeded = False
+    counted = held = bound_exceeded = False
     clamped: int | None = None
     hit_tokens = 0
     waited = 0.0
-    _inside = _held = False
+    _inside = False
+    _counted_in: Sequence[Bucket] = ()
+    _held_in: Sequence[Bucket] = ()
     _tokens = _money = 0  # held
 
-    def __init__(self, quotas: Quotas, accounts: Sequence[Account]) -> None:
-        self._quotas, self._accounts, self._now = quotas, accounts, quotas.now
-        self._requests: list[tuple[Bucket, Period]] = []  # where it is counted
-        self._slots: list[Slots] = []  # where it holds
+    def __init__(self, purse: Purse) -> None:
+        self._purse = purse
 
     @property
     def spends(self) -> bool:
         """See `ports.Permit`."""
-        return any(account.on_spending for account in self._accounts)
+        return self._purse.spends
 
     @property
     def budgeted(self) -> bool:
         """See `ports.Permit`."""
-        return any(one.limit.unit == MONEY for a in self._accounts for one in a.on_spending)
+        return any(one.limit.unit == MONEY for a in self._purse.accounts for one in a.on_spending)
 
     # -- the request -------------------------------------------------------------------------------
 
     def admit(self, *, reads: bool) -> None:
         """See `ports.Permit`: all limits are checked, then all are taken."""
-        self.look()
-        section = self._quotas.section
-        counts = not reads or section.count_hits is not CountHits.NONE
-        if not section.hits_when_spent:
+        purse = self._purse
+        purse.look()
+        quotas, capped = purse.quotas, purse.capped
+        counts = quotas.counts_hits or not reads
+        if quotas.strict:
             self._refuse_entry(counts=counts)
-        for account in self._accounts:
-            if account.is_full(counts=counts):
+        for account in capped:
+            if account.is_full:
                 self._refuse_entry(counts=counts)
-        self._inside = True
-        for account in self._accounts:
-            account.windows.parallel += 1
         if counts:
-            self._count()
+            self._count(entering=True)
+        self._inside = True
+        purse.inside += 1
+        for account in capped:
+            account.parallel += 1
 
     def _refuse_entry(self, *, counts: bool) -> None:
         found: list[Refusal] = []
-        now = self._now
-        for account in self._accounts:
+        quotas, accounts = self._purse.quotas, self._purse.accounts
+        now = quotas.moment()
+        for account in accounts:
+            account.weigh()
             found += account.refuse_entry()
-            if not self._quotas.section.hits_when_spent:
+            if quotas.strict:
                 found += account.refuse_spent(now)
             if counts:
                 found += account.refuse_request(now)
-        self._quotas.refuse(found)
+        quotas.refuse(found)
 
     def count(self) -> None:
         """It counts as one more; once. RateLimited, InsufficientQuota."""
-        if self.counted:
-            return
-        self.look()
-        now = self._now
-        self._quotas.refuse([one for a in self._accounts for one in a.refuse_request(now)])
-        self._count()
+        if not self.counted:
+            self._purse.look()
+            self._count(entering=False)
 
-    def _count(self) -> None:
-        self.counted, now = True, self._now
-        for account in self._accounts:
-            bucket, day = account.requests.slot(now.second), account.day
-            bucket.settle(0, 1)
-            day.used += 1
-            self._requests.append((bucket, day))
-            for gauge in account.warns:
-                if gauge.meter.used >= gauge.warn_at:
-                    self._quotas.warn(account, gauge, now)
+    def _count(self, *, entering: bool) -> None:
+        self._counted_in = buckets = self._purse.buckets
+        look_closer = False
+        for bucket in buckets:
+            bucket.fresh = fresh = bucket.fresh + 1
+            if fresh > bucket.full:
+                look_closer = True
+        if look_closer:
+            for bucket in buckets:
+                bucket.fresh -= 1
+            self._count_with_care(entering=entering)
+        self.counted = True
+
+    def _count_with_care(self, *, entering: bool) -> None:
+        """A limit is reached, or is to be warned of."""
+        quotas, accounts = self._purse.quotas, self._purse.accounts
+        now = quotas.moment()
+        for account in accounts:
+            account.weigh()
+        if entering:
+            self._refuse_entry(counts=True)
+        else:
+            quotas.refuse([one for account in accounts for one in account.refuse_request(now)])
+        for account in accounts:
+            account.bucket.fresh += 1
+            account.fold()
+            for gauge in account.on_requests:
+                if gauge.used >= gauge.warn_at:
+                    quotas.warn(account, gauge, now)
+            account.weigh()
 
     def uncount(self) -> None:
         """It was refused later, and has taken nothing (F4)."""
-        for bucket, day in self._requests:
-            bucket.settle(0, -1)
-            day.used -= 1
-        self._requests.clear()
-        self.counted = False
+        if self.counted:
+            self.counted, purse = False, self._purse
+            for bucket in self._counted_in:
+                bucket.count(-1)
+            for account in purse.accounts:
+                account.weigh()
+            purse.quotas.stamp += 1
 
     def hit(self, tokens: int) -> None:
         """It was answered from the cache, which saved so many tokens."""
-        counts = self._quotas.section.count_hits
+        counts = self._purse.quotas.section.count_hits
         if counts is CountHits.NONE:
             self.uncount()
         elif counts is CountHits.ALL:
             self.hit_tokens = tokens
+            self._purse.look()
             self._hold(0, 0)
             self._give_back(tokens, 0)
 
@@ -167,8 +197,10 @@ class CountedPermit:
         """Its client has left: it is no longer under way, though its call may be."""
         if self._inside:
             self._inside = False
-            for account in self._accounts:
-                account.windows.parallel -= 1
+            purse = self._purse
+            purse.inside -= 1
+            for account in purse.capped:
+                account.parallel -= 1
 
     def close(self) -> None:
         """It has ended, however it did."""
@@ -177,10 +209,28 @@ class CountedPermit:
 
     # -- the call ----------------------------------------------------------------------------------
 
+    def hold(self, bound: Bound) -> bool:
+        """See `ports.Permit`."""
+        purse = self._purse
+        purse.look()
+        quotas = purse.quotas
+        if quotas.waiting or quotas.section.at_limit is AtLimit.LAST_REQUEST:
+            return False
+        tokens, nano_usd = need(bound, bound.output)
+        for gauge in purse.spending:
+            meter, past = gauge.meter, gauge.past
+            left = gauge.amount - meter.used - meter.held - past.used - past.held
+            if left < (tokens if gauge.in_tokens else nano_usd):
+                return False
+        self._hold(tokens, nano_usd)
+        return True
+
     async def reserve(self, bound: Bound) -> bool:
         """See `ports.Permit`."""
-        self.look()
-        section = self._quotas.section
+        if self.hold(bound):
+            return False
+        quotas = self._purse.quotas
+        section = quotas.section
         waiter = Waiter(self, bound)
         decision = self.decide(bound, patient=section.wait > 0)
         if decision.step in (Step.GO, Step.CLAMP) and section.wait > 0 and not waiter.may_go():
@@ -188,150 +238,126 @@ class CountedPermit:
         if decision.step is not Step.WAIT:
             self.act(bound, decision)
             return False
-        began = self._now.steady
+        began = quotas.steady()
         try:
             await waiter.wait(section.wait)
-            self.look()
             if not waiter.went:
                 self.act(bound, self.decide(bound, patient=False))
         finally:
-            waited = self._quotas.moment().steady - began
+            waited = quotas.steady() - began
             self.waited += waited
-            self._quotas.timed(waited)
+            quotas.timed(waited)
             waiter.leave()
         return True
 
-    def look(self) -> None:
-        """Bring its windows to this moment."""
-        now = self._quotas.moment()
-        for account in self._accounts:
-            if now.second != account.second or now.bounds is not account.bounds:
-                account.roll(now)
-
     def decide(self, bound: Bound, *, patient: bool) -> Decision:
         """What its limits on tokens and money say at this moment."""
-        section = self._quotas.section
-        levels = [gauge.level() for account in self._accounts for gauge in account.on_spending]
+        purse, section = self._purse, self._purse.quotas.section
+        purse.look()
+        levels = [gauge.level() for gauge in purse.spending]
         return decide(bound, levels, section.at_limit, section.clamp_min, patient=patient)
 
     def act(self, bound: Bound, decision: Decision) -> None:
-        """Hold what was decided, or refuse."""
+        """Hold what was decided just now, or refuse."""
         if decision.step is Step.REFUSE:
             self.uncount()
             self._refuse(bound)
         if decision.step is Step.CLAMP:
             self.clamped = decision.output
-            self._quotas.figures.clamped[self._accounts[0].name] += 1
-        output = decision.output
-        self._hold(need(bound, output, TOKENS), need(bound, output, MONEY))
+            self._purse.quotas.figures.clamped[self._purse.accounts[0].name] += 1
+        self._hold(*need(bound, decision.output))
 
     def _refuse(self, bound: Bound) -> None:
-        section, found = self._quotas.section, []
-        for account in self._accounts:
+        quotas, found = self._purse.quotas, []
+        section, now = quotas.section, quotas.moment()
+        for account in self._purse.accounts:
             for gauge in account.on_spending:
                 against = blame(bound, gauge.level(), section.at_limit, section.clamp_min)
                 if against is not None:
                     least = self._least(bound, against)
-                    found.append(account.refuse_call(gauge, against, least, self._now))
-        self._quotas.refuse(found)
+                    found.append(account.refuse_call(gauge, against, least, now))
+        quotas.refuse(found)
 
     def _least(self, bound: Bound, against: Blame) -> int:
         """What would have had to be left."""
-        section, output = self._quotas.section, bound.output
+        section, output = self._purse.quotas.section, bound.output
         if section.at_limit is AtLimit.LAST_REQUEST:
             return 1
         if section.at_limit is AtLimit.CLAMP and against.why is not Why.WHOLE:
             output = min(output, section.clamp_min)
-        return need(bound, output, against.level.limit.unit)
+        return need(bound, output)[against.level.limit.unit != TOKENS]
 
     def _hold(self, tokens: int, nano_usd: int) -> None:
-        self._held, self._tokens, self._money = True, tokens, nano_usd
-        for account in self._accounts:
-            slots = Slots(account, self._now)
-            slots.settle(-tokens, 0, -nano_usd, 0)
-            self._slots.append(slots)
+        purse = self._purse
+        self.held, self._tokens, self._money = True, tokens, nano_usd
+        self._held_in = purse.buckets
+        hold(purse.buckets, tokens, nano_usd)
+        purse.quotas.stamp += 1
 
     def cancel(self) -> None:
         """No call was made, or it took nothing."""
-        self.clamped = None
-        if self._held:
+        if self.held:
+            self.clamped = None
             self._give_back(0, 0)
 
     def settle(self, tokens: int, nano_usd: int, upstream: str) -> None:
         """The call has ended, and took that; once."""
-        if not self._held:
+        if not self.held:
             return
-        if self.spends and (tokens > self._tokens or nano_usd > self._money):
+        if (tokens > self._tokens or nano_usd > self._money) and self.spends:
             self.bound_exceeded = True
-            self._quotas.figures.exceeded[upstream] += 1
-            self._quotas.figures.overrun[upstream] += max(0, tokens - self._tokens)
+            self._purse.quotas.figures.exceeded[upstream] += 1
+            self._purse.quotas.figures.overrun[upstream] += max(0, tokens - self._tokens)
         self._give_back(tokens, nano_usd)
 
     def _give_back(self, tokens: int, nano_usd: int) -> None:
-        for slots in self._slots:
-            slots.settle(self._tokens, tokens, self._money, nano_usd)
-        self._slots.clear()
-        self._held = False
-        self.look()
-        if tokens or nano_usd:
-            for account in self._accounts:
-                for gauge in account.on_spending:
-                    if gauge.meter.used >= gauge.warn_at:
-                        self._quotas.warn(account, gauge, self._now)
-        self._quotas.wake(self._accounts)
+        self.held, purse = False, self._purse
+        settle(self._held_in, self._tokens, tokens, self._money, nano_usd)
+        quotas = purse.quotas
+        quotas.stamp += 1
+        for gauge in purse.warns:
+            if gauge.meter.used + gauge.past.used >= gauge.warn_at:
+                self._warn()
+                break
+        if quotas.waiting:
+            quotas.wake(purse.accounts)
+
+    def _warn(self) -> None:
+        """Some limit is to be warned of, if its window is still open."""
+        purse = self._purse
+        purse.look()
+        now = purse.quotas.moment()
+        for account in purse.accounts:
+            for gauge in account.on_spending:
+                if gauge.used >= gauge.warn_at:
+                    purse.quotas.warn(account, gauge, now)
 
     # -- telling -----------------------------------------------------------------------------------
 
-    def headers(self) -> HeaderList:
+    def lines(self) -> str:
         """`x-ratelimit-*` of the tightest limits (F8), and the cap where it was lowered."""
-        self.look()
-        found: HeaderList = []
-        for of_requests_or_tokens in (0, 1):
-            tightest: Gauge | None = None
-            least = 0
-            for account in self._accounts:
-                for gauge in account.told[of_requests_or_tokens]:
-                    meter = gauge.meter
-                    left = gauge.amount - meter.used - meter.held
-                    if tightest is None or left < least:
-                        tightest, least = gauge, left
-            if tightest is not None:
-                found += tightest.headers(least if least > 0 else 0, self._now)
-        if self.clamped is not None:
-            found.append(("x-gateway-clamped", str(self.clamped)))
-        return found
+        if self.clamped is None:
+            return self._purse.lines()
+        return f"{self._purse.lines()}x-gateway-clamped: {self.clamped}\r\n"
+
+    def headers(self) -> HeaderList:
+        """The same."""
+        return fields_of(self.lines())
 
     # -- for its waiter ----------------------------------------------------------------------------
 
     @property
     def spending(self) -> list[Account]:
         """Accounts with a limit on tokens or money."""
-        return [account for account in self._accounts if account.on_spending]
+        return [account for account in self._purse.accounts if account.on_spending]
+
+    def line_up(self, places: int) -> None:
+        """So many places more are taken by those who wait."""
+        self._purse.quotas.waiting += places
 
     def wake(self) -> None:
         """Those behind may go on."""
-        self._quotas.wake(self._accounts)
-
-
-class Slots:
-    """The windows of one account that one call holds in: those of its admission, whatever is open
-    when it settles (F6)."""
-
-    __slots__ = ("_bucket", "_money", "_tokens")
-
-    def __init__(self, account: Account, now: Moment) -> None:
-        self._bucket = account.minute[TOKENS].slot(now.second)
-        self._tokens, self._money = account.tokens, account.money
-
-    def settle(self, held: int, used: int, held_money: int, money: int) -> None:
-        """So much less is held, so much more is used."""
-        self._bucket.settle(held, used)
-        for period in self._tokens:
-            period.held -= held
-            period.used += used
-        for period in self._money:
-            period.held -= held_money
-            period.used += money
+        self._purse.quotas.wake(self._purse.accounts)
 
 
 class Waiter:
@@ -351,7 +377,6 @@ class Waiter:
 
     def try_now(self) -> bool:
         """Take what it waits for, or hear that it will never fit; False: there is no room yet."""
-        self._permit.look()
         decision = self._permit.decide(self._bound, patient=True)
         if decision.step is Step.WAIT:
             return False
@@ -368,6 +393,7 @@ class Waiter:
         self._future = asyncio.get_running_loop().create_future()
         for account in self.accounts:
             account.waiting.append(self)
+        self._permit.line_up(len(self.accounts))
         try:
             await own_task()
             async with asyncio.timeout(seconds):
@@ -384,3 +410,4 @@ class Waiter:
         for account in self.accounts:
             if self in account.waiting:
                 account.waiting.remove(self)
+                self._permit.line_up(-1)

@@ -12,13 +12,12 @@ from enum import Enum
 
 from gateway.config import AtLimit
 from gateway.exchange import Bound
-from gateway.quota.windows import MONEY, REQUESTS, TOKENS
+from gateway.quota.windows import ENDLESS, MONEY, REQUESTS, TOKENS
 
 PARALLEL = "parallel"
 MINUTE, TOTAL, NOW = "minute", "total", "now"
 NEVER = float("inf")
 PICO = 1000  # in a nano-dollar
-ENDLESS = 2**62  # tokens, where a limit says nothing about them
 WARN_AT = 0.8
 
 Given = Mapping[str, int | str]
@@ -73,10 +72,12 @@ class Level:
     held: int
 
 
-def need(bound: Bound, output: int, unit: str) -> int:
-    """What a call takes at most with so many output tokens for each answer."""
-    said = all_output(bound, output)
-    return bound.prompt + said if unit == TOKENS else nano(bound, bound.prompt, said)
+def need(bound: Bound, output: int) -> tuple[int, int]:
+    """Tokens and 10^-9 dollars that a call takes at most with so many output tokens for each
+    answer."""
+    prompt, said = bound.prompt, output * bound.n + bound.extra
+    pico = prompt * bound.input_pico + said * bound.output_pico
+    return prompt + said, -(-pico // PICO)
 
 
 def all_output(bound: Bound, output: int) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from gateway.config import CountHits
 from gateway.config import Quota as QuotaSection
 from gateway.exchange import Caller, CallerKind
 from gateway.ports import Clock, Permit
@@ -27,8 +28,9 @@ from gateway.quota.account import (
     Refusal,
 )
 from gateway.quota.permit import FREE, CountedPermit
+from gateway.quota.purse import Purse
 from gateway.quota.rules import Given, Level, at
-from gateway.quota.windows import MONEY, PERIODS, REQUESTS, TOKENS, Bounds
+from gateway.quota.windows import MONEY, PERIODS, Bounds
 
 log = logging.getLogger("gateway.quota")
 
@@ -78,19 +80,27 @@ class Quotas:
         """`bounds` gives the calendar's windows at a wall second."""
         self.figures = Figures()
         self.timed: Callable[[float], None] = _untimed  # hears how long each call waited
-        self._clock, self._find_bounds = clock, bounds
-        wall = clock.now()
-        self.now = Moment(wall, clock.monotonic(), bounds(wall))
-        self._day = self.now.bounds["day"]
+        self._find_bounds = bounds
         self._accounts: dict[AccountKey, Account] = {}
         self._strangers: OrderedDict[AccountKey, None] = OrderedDict()
-        # Who asked last, as they were then: equal objects say that no limit has changed.
-        self._met: dict[str, tuple[Caller, tuple[Account, ...]]] = {}
+        self._purses: dict[tuple[AccountKey, ...], Purse] = {}
+        self._met: dict[str, Purse] = {}  # by the id of an issued key, as it was asked for last
+        self.waiting = 0  # places taken by calls that wait
+        self.steady, self.wall = clock.monotonic, clock.now
+        # For purses: in `second`, until `until` (steady), nothing changes but by what is taken.
+        # `tick` is another one after that and when limits change, `stamp` also when something is
+        # taken but a request. `since` and `end` are the day's, in wall seconds.
+        self.tick = self.stamp = self.second = 0
+        self.until, self.since, self.end = 0.0, 0.0, 0.0
+        self.bounds: Bounds = {}
+        self.advance()
         self.reconfigure(section)
 
     def reconfigure(self, section: QuotaSection) -> None:
         """Take a new `quota` section, from the next request on."""
         self.section = section
+        self.counts_hits = section.count_hits is not CountHits.NONE
+        self.strict = not section.hits_when_spent
         self._default: Given = section.default.by_name
         self._met.clear()
 
@@ -98,12 +108,22 @@ class Quotas:
 
     def permit(self, caller: Caller, *, shared: bool) -> Permit:
         """See `ports.Quota`."""
-        if (met := self._met.get(caller.id)) is not None and met[0] is caller:
-            return CountedPermit(self, met[1])
-        accounts = self._accounts_of(caller, shared)
-        if caller.kind is CallerKind.ISSUED:
-            self._met[caller.id] = caller, accounts
-        return CountedPermit(self, accounts) if accounts else FREE
+        purse = self._met.get(caller.id)
+        if purse is None or purse.caller is not caller:
+            accounts = self._accounts_of(caller, shared)
+            if not accounts:
+                return FREE
+            purse = self._purse_of(accounts)
+            if caller.kind is CallerKind.ISSUED:
+                purse.caller, self._met[caller.id] = caller, purse
+        return CountedPermit(purse)
+
+    def _purse_of(self, accounts: tuple[Account, ...]) -> Purse:
+        key = tuple([account.key for account in accounts])
+        purse = self._purses.get(key)
+        if purse is None:
+            purse = self._purses[key] = Purse(self, accounts)
+        return purse
 
     def _accounts_of(self, caller: Caller, shared: bool) -> tuple[Account, ...]:
         grant = caller.grant
@@ -122,14 +142,16 @@ class Quotas:
     def _account(self, key: AccountKey, name: str, own: Given, default: Given) -> Account:
         account = self._accounts.get(key)
         if account is None:
-            account = self._accounts[key] = Account(key, self.now.bounds)
+            account = self._accounts[key] = Account(key, self.bounds)
         if account.shown != name:
             account.show_as(name)
         if key[0] == CALLER:
             self._strangers[key] = None
             self._strangers.move_to_end(key)
             self._forget_strangers()
-        account.take_limits(own, default)
+        if account.take_limits(own, default):
+            self.tick += 1
+            self.stamp += 1
         return account
 
     def _forget_strangers(self) -> None:
@@ -137,23 +159,28 @@ class Quotas:
         for _ in range(len(self._strangers) - ACCOUNTS):
             key, _ = self._strangers.popitem(last=False)
             account = self._accounts[key]
-            if account.windows.parallel or account.waiting:
+            if account.under_way or account.waiting:
                 self._strangers[key] = None  # in use; the next one then
             else:
                 del self._accounts[key]
+                self._purses.pop((key,), None)
 
-    # -- for permits -------------------------------------------------------------------------------
+    # -- for purses --------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Another second, of either clock, or another day."""
+        wall, steady = self.wall(), self.steady()
+        self.second = int(steady)
+        self.until = min(self.second + 1, steady + 1 - wall % 1)
+        if not self.since <= wall < self.end:
+            self.bounds = self._find_bounds(wall)
+            self.since, self.end = self.bounds["day"]
+        self.tick += 1
+        self.stamp += 1
 
     def moment(self) -> Moment:
-        """Now, and the calendar brought to it."""
-        now, clock = self.now, self._clock
-        now.wall = wall = clock.now()
-        now.steady = steady = clock.monotonic()
-        now.second = int(steady)
-        if not self._day[0] <= wall < self._day[1]:
-            now.bounds = self._find_bounds(wall)
-            self._day = now.bounds["day"]
-        return now
+        """Now, for what people are told."""
+        return Moment(self.wall(), self.steady())
 
     def refuse(self, found: Sequence[Refusal]) -> None:
         """Count and raise the one that holds for longest, if there is one."""
@@ -188,21 +215,21 @@ class Quotas:
         strange = (CALLER, SHARED)
         self._strangers.clear()
         self._accounts = {k: one for k, one in self._accounts.items() if k[0] not in strange}
+        self._purses = {k: one for k, one in self._purses.items() if k[0][0] not in strange}
         self.restore({key: past for key, past in spent.items() if key[0] in strange})
 
     def restore(self, spent: Mapping[AccountKey, Spent]) -> None:
         """What was used before, by account, of which nothing is counted yet."""
-        now = self.moment()
+        self.advance()
+        steady = self.steady()
         for key, past in spent.items():
-            account = self._accounts[key] = Account(key, self.now.bounds, restored=True)
+            account = self._accounts[key] = Account(key, self.bounds, restored=True)
             if key[0] == CALLER:
                 self._strangers[key] = None
             for name in PERIODS:
-                account.windows.periods[name].used = past.periods.get(name, 0)
+                account.windows.restore(name, past.periods.get(name, 0))
             for ago, requests, tokens in past.minute:
-                second = int(now.steady - max(0.0, ago))
-                account.windows.minute[REQUESTS].refill(second, requests)
-                account.windows.minute[TOKENS].refill(second, tokens)
+                account.windows.refill(int(steady - max(0.0, ago)), requests, tokens)
         self._forget_strangers()
 
     # -- telling -----------------------------------------------------------------------------------
@@ -231,9 +258,11 @@ class Quotas:
     def _look_at(self, kind: str, id: str, name: str, limits: Given) -> tuple[Account, Moment]:
         default = NO_LIMITS if kind == TEAM else self._default
         account = self._account((kind, id), name, limits, default)
-        now = self.moment()
-        account.roll(now)
-        return account, now
+        if int(self.steady()) != self.second or not self.since <= self.wall() < self.end:
+            self.advance()
+        account.roll(self.bounds, self.second)
+        account.weigh()
+        return account, self.moment()
 
     def shared_levels(self) -> Iterator[Reading]:
         """Of what callers without an issued key share."""
@@ -242,9 +271,8 @@ class Quotas:
     @property
     def open(self) -> tuple[int, int]:
         """Requests in flight, and all that is held of any window, of all accounts together."""
-        windows = [account.windows for account in self._accounts.values()]
-        meters = [meter for one in windows for meter in one.meters]
-        return sum(one.parallel for one in windows), sum(meter.held for meter in meters)
+        accounts = self._accounts.values()
+        return sum(one.under_way for one in accounts), sum(one.windows.held for one in accounts)
 
 
 def _untimed(seconds: float) -> None:

@@ -12,13 +12,12 @@ from math import ceil
 from typing import Protocol
 
 from gateway.errors import GatewayError, InsufficientQuota, RateLimited
+from gateway.quota.gauge import Gauge, Moment
 from gateway.quota.rules import (
-    MINUTE,
     NEVER,
     NOW,
     PARALLEL,
     TOTAL,
-    WARN_AT,
     Blame,
     Given,
     Level,
@@ -28,31 +27,18 @@ from gateway.quota.rules import (
     at,
     in_words,
     limits_of,
-    reset_words,
     span_words,
 )
 from gateway.quota.windows import (
     ENDLESS,
     REQUESTS,
-    TOKENS,
     Bounds,
     Bucket,
-    Meter,
     Minute,
-    Period,
     Windows,
 )
 
 MODEST = 1.0  # seconds that a client is told to wait for what others hold
-NOTHING = Meter()  # of the past
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Both clocks in seconds; `steady` is the one that never jumps."""
-
-    wall: float
-    steady: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,88 +75,6 @@ class Holder(Protocol):
 
     def take_limits(self) -> None:
         """Those of some account are others now."""
-
-
-class Gauge:
-    """A limit beside the windows that measure it, and its headers, as far as they stay the same.
-
-    `meter` is the minute, or the open day; `past` what a wider window has besides that day.
-    """
-
-    __slots__ = (
-        *("_line", "_whole", "amount", "in_tokens", "limit", "meter", "past", "period"),
-        "warn_at",
-    )
-
-    def __init__(self, limit: Limit, windows: Windows) -> None:
-        self.limit, self.amount, self.in_tokens = limit, limit.amount, limit.unit == TOKENS
-        self.period: Period | None = None
-        self.meter: Meter
-        self.past: Meter
-        self.warn_at: float
-        if limit.span == MINUTE:
-            # A minute is over before a warning is read.
-            self.meter, self.past, self.warn_at = windows.minute[limit.unit], NOTHING, NEVER
-        else:
-            self.period = windows.periods[limit.span, limit.unit]
-            self.meter = windows.periods["day", limit.unit]
-            self.past = NOTHING if limit.span == "day" else self.period
-            self.warn_at = WARN_AT * limit.amount
-        self._line, self._whole = "", -1
-
-    @property
-    def may_warn(self) -> bool:
-        """A warning is due when most of it is used, and was not given."""
-        return self.warn_at < NEVER and not self.has_warned
-
-    @property
-    def has_warned(self) -> bool:
-        """It was given in this window."""
-        return self.period is not None and (self.limit.kind, self.amount) in self.period.warned
-
-    @property
-    def used(self) -> int:
-        """In its window."""
-        return self.meter.used + self.past.used
-
-    @property
-    def left(self) -> int:
-        """Below 0 where it was lowered, or passed."""
-        meter, past = self.meter, self.past
-        return self.amount - meter.used - meter.held - past.used - past.held
-
-    def note_warning(self) -> bool:
-        """It is given now; False: it was before, or never is."""
-        if self.period is None or self.has_warned:
-            return False
-        self.period.warned.add((self.limit.kind, self.amount))
-        return True
-
-    def level(self) -> Level:
-        """How it stands."""
-        return Level(self.limit, self.used, self.meter.held + self.past.held)
-
-    def resets_in(self, now: Moment) -> float:
-        """Seconds until it is as if nothing had been used; NEVER: it never is."""
-        if self.period is not None:
-            resets = self.period.end - now.wall
-        else:
-            assert isinstance(self.meter, Minute)
-            resets = self.meter.resets_in(now.steady)
-        return resets if resets > 0 else 0.0
-
-    def line(self, now: Moment) -> tuple[str, bool]:
-        """Headers in OpenAI's form: the limit, what is left of it (`%d`), when it is whole again.
-        True: they say the same for the rest of the second."""
-        resets = self.resets_in(now)
-        whole = ceil(resets)
-        if whole != self._whole or whole < 2:
-            unit, self._whole = self.limit.unit, whole
-            self._line = (
-                f"x-ratelimit-limit-{unit}: {self.amount}\r\nx-ratelimit-remaining-{unit}: %d\r\n"
-                f"x-ratelimit-reset-{unit}: {reset_words(resets)}\r\n"
-            )
-        return self._line, whole > 1
 
 
 class Account:

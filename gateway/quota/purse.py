@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gateway.exchange import Caller
-from gateway.quota.account import Account, Gauge
+from gateway.quota.account import Account
+from gateway.quota.gauge import Gauge
 from gateway.quota.rules import NEVER
 from gateway.quota.windows import Bucket
 

@@ -23,10 +23,9 @@ from gateway.quota.account import (
     TEAM,
     Account,
     AccountKey,
-    Gauge,
-    Moment,
     Refusal,
 )
+from gateway.quota.gauge import Gauge, Moment
 from gateway.quota.permit import FREE, CountedPermit
 from gateway.quota.purse import Purse
 from gateway.quota.rules import Given, Level, at

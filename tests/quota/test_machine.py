@@ -211,8 +211,9 @@ class Books(RuleBasedStateMachine):
             for kind, one in self.standing(name).items():
                 assert one["used"] >= 0
                 assert one["reserved"] >= 0
-                if kind == "tokens_per_day":
-                    assert (one["used"], one["reserved"]) == (self.used(name, "day", TOKENS), held)
+                if kind in ("tokens_per_day", "tokens_per_month"):
+                    span = kind.removeprefix("tokens_per_")
+                    assert (one["used"], one["reserved"]) == (self.used(name, span, TOKENS), held)
                 if kind == "requests_per_day":
                     assert one["used"] == self.used(name, "day", REQUESTS)
                 if kind in ("rpm", "tpm"):

@@ -16,6 +16,7 @@ from gateway.quota.store import Spent
 from tests.quota.rig import Clock, admit, alice, bob, quotas, reserve
 
 CALL = Bound(prompt=100, output=400)
+UNITS = ("requests", "tokens")
 STRANGER = Caller(CallerKind.PASSTHROUGH, "f" * 64, "pass-ffffffff", "token")
 
 
@@ -126,6 +127,24 @@ def test_requests_at_a_time():
     first.close()
     first.close()  # in every ending once
     admit(rig, alice(max_parallel=1)).close()
+    assert rig.open == (0, 0)
+
+
+def test_requests_at_a_time_count_those_that_came_before_the_limit():
+    """And a team's, those of all of its keys."""
+    rig, team = quotas(Clock()), {"max_parallel": 3}
+    before = [admit(rig, alice({})), admit(rig, bob({}))]
+    third = admit(rig, alice(team))
+    with pytest.raises(RateLimited, match="has 3 requests at a time"):
+        admit(rig, bob(team))
+    for permit in (*before, third):
+        permit.close()
+    last = [admit(rig, alice(team)) for _ in range(3)]
+    admit(rig, bob({})).close()  # the limit is gone
+    with pytest.raises(RateLimited):
+        admit(rig, bob(team))
+    for permit in last:
+        permit.close()
     assert rig.open == (0, 0)
 
 
@@ -298,6 +317,36 @@ def test_a_call_belongs_to_the_windows_of_its_admission():
     permit.close()
     [day] = rig.standing("key", "id-alice", "alice", {"tokens_per_day": 1000})
     assert (day["used"], day["reserved"]) == (0, 0)
+
+
+def test_what_a_call_takes_over_midnight_is_yesterday_s_and_the_month_s():
+    """F6: its day is over, its month is not; and a clock that is set back finds both."""
+    clock = Clock(1_768_046_400.0)  # 2026-01-10T12:00:00Z
+    limits: dict[str, Any] = {"tokens_per_day": 9000, "tokens_per_month": 9000}
+    limits |= {"budget": 9000, "per": "week"}
+    rig, priced = quotas(clock), Bound(100, 400, input_pico=1000, output_pico=1000)
+    permit = admit(rig, alice(**limits))
+    reserve(permit, priced)
+
+    def figures():
+        standing = rig.standing("key", "id-alice", "alice", limits)
+        day, month, week = ((one["used"], one["reserved"]) for one in standing)
+        assert tuple(round(figure * 1e9) for figure in week) == month
+        return day, month
+
+    assert figures() == ((0, 500), (0, 500))
+    clock.pass_(13 * 3600)
+    assert figures() == ((0, 0), (0, 500))
+    today = admit(rig, alice(**limits))
+    reserve(today, priced)
+    permit.settle(300, 300, "up")
+    assert figures() == ((0, 500), (300, 500))
+    today.settle(20, 20, "up")
+    assert figures() == ((20, 0), (320, 0))
+    clock.wall -= 86400
+    assert figures() == ((300, 0), (320, 0))
+    clock.wall += 86400
+    assert figures() == ((20, 0), (320, 0))
 
 
 def test_a_limit_that_is_set_later_counts_what_was_used_before():
@@ -512,6 +561,31 @@ def test_headers_tell_of_the_tightest_limit():
         "x-ratelimit-reset-tokens": "12h0m0s",
     }
     assert told(admit(rig, alice())) == {}
+
+
+def test_headers_count_down_within_a_second_and_know_what_others_took():
+    """F8: also where the tightest limit is another one from some request on, or is lowered."""
+    clock = Clock()
+    rig, team = quotas(clock), {"rpm": 6, "tpm": 2000}
+    limits: dict[str, Any] = {"requests_per_day": 8, "tokens_per_day": 1900}
+    before, left = admit(rig, alice(team, **limits)), []
+    for caller in (bob(team), alice(team, **limits), bob(team)):
+        permit = admit(rig, caller)
+        reserve(permit, Bound(100, 200))
+        left.append([told(before)[f"x-ratelimit-remaining-{unit}"] for unit in UNITS])
+    assert left == [["4", "1700"], ["3", "1400"], ["2", "1100"]]
+    permit.settle(10, 0, "up")
+    assert told(before)["x-ratelimit-remaining-tokens"] == "1390"
+    with pytest.raises(InsufficientQuota):
+        reserve(admit(rig, bob(team)), Bound(5000, 1))
+    assert told(before)["x-ratelimit-remaining-requests"] == "2"
+    with pytest.raises(RateLimited):
+        admit(rig, alice(team | {"rpm": 3}, **limits | {"requests_per_day": 5}))
+    assert told(before)["x-ratelimit-limit-requests"] == "3"
+    assert told(before)["x-ratelimit-remaining-requests"] == "0"
+    clock.pass_(61)
+    assert told(before)["x-ratelimit-limit-requests"] == "5"
+    assert told(before)["x-ratelimit-remaining-requests"] == "3"
 
 
 def test_one_warning_in_each_window(caplog):

@@ -20,9 +20,9 @@ from gateway.calls import Calls, header
 from gateway.config import Cache as CacheSection
 from gateway.config import Scope
 from gateway.entry import Entry, Recording, Ticket
-from gateway.exchange import NO_USAGE, CacheState, Caller, Grant, Mold
+from gateway.exchange import NO_USAGE, CacheState, Caller, Exchange, Grant, Mold
 from gateway.flight import Flight
-from gateway.forms import REPLAYED, Forms, Replay, beside, recorded
+from gateway.forms import REPLAYED, Forms, Replay, beside, is_own, recorded
 from gateway.leash import Leash, own_task
 from gateway.ports import Ask, Cache, ClientGone, Clock, Upstream
 from gateway.said import Asks, said
@@ -85,6 +85,13 @@ class Plan:
     keeps: bool
     logged: bool  # the journal may keep something of it
     mold: Mold | None = None  # of the hits of this plan
+
+
+def take(trip: Trip, plan: Plan) -> None:
+    """Its record says where it would go, and what it is to the cache."""
+    trip.model, trip.stream = plan.request.model, plan.request.stream
+    trip.cache, trip.cache_key, trip.cache_reason = plan.state, plan.shown, plan.bypass
+    trip.head_for(plan.upstream, plan.served)
 
 
 class Boarding:
@@ -213,8 +220,14 @@ class Boarding:
             self.note_hit(trip, plan)
         return replay
 
-    def mold(self, plan: Plan, mold: Mold) -> None:
-        """The next hits of that plan will be like this one. The oldest molds go first."""
+    def mold(self, plan: Plan, entry: Entry, replay: Replay, like: Exchange) -> None:
+        """The next hits of that plan will be like this one, where they are of the form that was
+        kept, and of any age. The oldest molds go first."""
+        found = replay.recording
+        if plan.wish.max_age is not None or not is_own(replay):
+            return
+        times = {"created": found.created, "ttl": found.ttl, "seconds": found.seconds}
+        mold = Mold(like, ref(entry), ref(replay.image), **times)
         if plan.mold is None:
             if len(self._molds) == self._molds.maxlen and (oldest := self._molds[0]()) is not None:
                 oldest.mold = None

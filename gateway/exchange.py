@@ -275,16 +275,33 @@ class Exchange(Struct, frozen=True):
 class Mold:
     """What equal hits have in common: `like` is one of them. In their exchanges differ `id`, `at`,
     `client`, `timings`, `cache_age`, `saved_seconds`, `client_retry`, `tags`, `trace`, `context`,
-    `counted` and `counted_tokens`. Their timings have
-    what a hit comes to: `received`, `admitted`, `looked_up` (`first_token` is that), and `total`
-    (`booked` is that). A sink keeps here what it made of all else. Never changed but
-    for that: it holds for one `image` and, since prices may go by the time of day, for one minute.
+    `counted` and `counted_tokens`. Their timings have what a hit comes to: `received`, `admitted`,
+    `looked_up` (`first_token` is that), and `total` (`booked` is that). A sink keeps here what it
+    made of all else.
+
+    It holds for one entry of the cache (`of`) and its image, both held weakly, for what is evicted
+    shall go, and for one minute (`until`, in wall seconds), since prices may go by the time of day.
+    `created`, `ttl` and `seconds` are the recording's. Never changed but for what sinks keep:
+    another is made.
     """
 
-    __slots__ = ("image", "lane", "like", "line", "minute", "row")
+    __slots__ = (
+        *("created", "image", "lane", "like", "line", "of", "row", "seconds", "ttl", "until"),
+    )
 
-    def __init__(self, like: Exchange, image: object) -> None:
-        self.like, self.image, self.minute = like, image, like.at // 60
+    def __init__(
+        self,
+        like: Exchange,
+        of: Callable[[], Any],
+        image: Callable[[], Any],
+        *,
+        created: float = 0.0,
+        ttl: float = 0.0,
+        seconds: float = 0.0,
+    ) -> None:
+        self.like, self.of, self.image = like, of, image
+        self.until = (like.at // 60 + 1) * 60
+        self.created, self.ttl, self.seconds = created, ttl, seconds
         self.lane: Any = None  # the metrics'
         self.line: Any = None  # the access log's
         self.row: Any = None  # the ledger's

@@ -38,7 +38,7 @@ def beside(memory: int) -> int:
     return max(1024 * 1024, memory // 8)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Image:
     """A recording as it is sent, in one form. `lines`: the headers that all hits of it have.
     `length` None: it is a stream. `size` in bytes."""
@@ -149,6 +149,12 @@ def _image_of(recording: Recording, request: ChatRequest) -> Image:
         kind = next((value for name, value in recording.headers if name == "content-type"), "")
         image = images[shown] = _image(recording, pieces, kind, stream=request.stream)
     return image
+
+
+def is_own(replay: Replay) -> bool:
+    """It is the recording as it was kept, and stays as long as that does."""
+    images: dict[bool, Image] = getattr(replay.recording, "image", {})
+    return any(image is replay.image for image in images.values())
 
 
 def _image(

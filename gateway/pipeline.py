@@ -29,7 +29,7 @@ from gateway.answers import (
     send_kept,
     send_whole,
 )
-from gateway.boarding import Plan
+from gateway.boarding import Known, Plan, take
 from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
 from gateway.entry import Entry
 from gateway.errors import (
@@ -183,25 +183,38 @@ class Pipeline:
         body = trip.body = await ask.body.read(house.body_limit)
         known = await boarding.know(body)
         trip.received = house.clock.monotonic()
-        request, asks = known.request, trip.said.asks
-        trip.model, trip.stream = request.model, request.stream
-        plan = known.planned(caller, asks, house.upstreams)
+        plan = known.planned(caller, trip.said.asks, house.upstreams)
         if plan is None:
-            upstream = self._choose(trip, caller, CHAT)
-            logged = house.journal.keeps(caller, request.model)
-            plan = boarding.plan(known, caller, ask, upstream, house.upstreams, logged=logged)
+            plan = self._plan(trip, known, caller)
         if plan.logged:
+            trip.model = plan.request.model
             trip.keep(house.journal, body)
-        trip.cache, trip.cache_key, trip.cache_reason = plan.state, plan.shown, plan.bypass
-        trip.head_for(plan.upstream, plan.served)
         trip.admitted = house.clock.monotonic()
-        house.metering.admit(trip, caller, plan.upstream, reads=plan.reads)
-        entry = boarding.find(plan)
-        replay = None if entry is None else boarding.at_hand(plan, entry, house.clock.now())
-        if replay is None or replay.image.size > AT_ONCE:
+        try:
+            house.metering.admit(trip, caller, plan.upstream, reads=plan.reads)
+            entry, now, mold = boarding.find(plan), house.clock.now(), plan.mold
+            if mold is not None and entry is not None and mold.of() is entry and now < mold.until:
+                self._hit_again(trip, plan, mold, now)
+                return
+        except BaseException:
+            take(trip, plan)
+            raise
+        take(trip, plan)
+        replay = None if entry is None else boarding.at_hand(plan, entry, now)
+        if entry is None or replay is None or replay.image.size > AT_ONCE:
             await self._board(trip, plan, body, caller, entry)
         else:
-            self._hit(trip, plan, replay)
+            self._hit(trip, plan, entry, replay, now)
+
+    def _plan(self, trip: Trip, known: Known, caller: Caller) -> Plan:
+        """What a request is to the cache, and where it goes."""
+        house, request = self.house, known.request
+        trip.model, trip.stream = request.model, request.stream
+        upstream = self._choose(trip, caller, CHAT)
+        logged = house.journal.keeps(caller, request.model)
+        return house.boarding.plan(
+            known, caller, trip.ask, upstream, house.upstreams, logged=logged
+        )
 
     async def _relay(self, trip: Trip) -> None:
         ask, house = trip.ask, self.house
@@ -250,19 +263,28 @@ class Pipeline:
 
     # -- board -------------------------------------------------------------------------------------
 
-    def _hit(self, trip: Trip, plan: Plan, replay: Replay) -> None:
+    def _hit(self, trip: Trip, plan: Plan, entry: Entry, replay: Replay, now: float) -> None:
         """A kept answer that is at hand, and small: it is out before anything else has its turn."""
-        house, mold, image = self.house, plan.mold, replay.image
+        house, image, found = self.house, replay.image, replay.recording
         trip.looked_up = trip.first_token = house.clock.monotonic()
-        trip.note_hit(replay.recording, image.summary, house.clock.now())
+        trip.note_hit(found, image.summary, now)
         trip.permit.hit(image.saved)
         send_hit(trip, image)
         house.boarding.note_hit(trip, plan)
         trip.outcome, trip.error = Outcome.OK, None
-        if mold is None or mold.image is not image or mold.minute != trip.ask.at // 60:
-            house.boarding.mold(plan, Mold(self._exchange(trip), image))
-        else:
-            trip.mold = mold
+        house.boarding.mold(plan, entry, replay, self._exchange(trip))
+
+    def _hit_again(self, trip: Trip, plan: Plan, mold: Mold, now: float) -> None:
+        """One like it went before, and has left its mold."""
+        house, image, age = self.house, mold.image(), now - mold.created
+        age = max(age, 0.0)  # the clock was set back
+        trip.looked_up = house.clock.monotonic()
+        trip.cache, trip.cache_age, trip.cache_left = CacheState.HIT, age, mold.ttl - age
+        trip.cache_key = plan.shown
+        trip.permit.hit(image.saved)
+        send_hit(trip, image)
+        house.boarding.note_hit(trip, plan)
+        trip.mold = mold
 
     async def _board(
         self, trip: Trip, plan: Plan, body: bytes, caller: Caller, entry: Entry | None

@@ -191,6 +191,7 @@ class Trip:
         assert received is not None and admitted is not None and found is not None
         began, context = ask.started, ask.context
         took, looked_up = (now - began) * 1000, (found - began) * 1000
+        saved = mold.seconds - (now - began)
         return replace(
             mold.like,
             id=ask.id,
@@ -200,12 +201,16 @@ class Trip:
                 (received - began) * 1000,
                 (admitted - began) * 1000,
                 looked_up,
-                first_token=looked_up,
-                booked=took,
-                total=took,
+                None,
+                None,
+                None,
+                looked_up,
+                None,
+                took,
+                took,
             ),
             cache_age=self.cache_age,
-            saved_seconds=max(0.0, self.replayed_seconds - took / 1000),
+            saved_seconds=saved if saved > 0.0 else 0.0,
             client_retry=said.retry,
             tags=said.tags,
             trace=context.trace if context else said.trace,

@@ -145,7 +145,7 @@ async def test_the_molds_of_hits_are_within_that_bound():
     async def mold(number: int) -> None:
         like = exchange(id=f"{number:026}", path=f"/v1/{number:0100}", cache=CacheState.HIT)
         times = Timings(0.1, 0.2, 0.3, first_token=0.3, booked=0.4, total=0.4)
-        made = Mold(like, None)
+        made = Mold(like, Mold)
         inside.mold(plans[number], made)
         hit = msgspec.structs.replace(like, timings=times, mold=made)
         line(hit)

@@ -64,6 +64,7 @@ TOKEN = "sk-" + "t0ken" * 5
 CASES = [
     {},
     {"stream": True},
+    {"model": "100%s%%", "path": "/v1/%d"},
     {"model": "x" * 300, "model_served": "\ud800é"},
     {"path": f"/v1/chat/{TOKEN}", "caller": Caller(CallerKind.PASSTHROUGH, "id", "n", TOKEN)},
 ]
@@ -72,7 +73,7 @@ CASES = [
 @pytest.mark.parametrize("same", CASES)
 def test_what_is_booked_from_a_mold_is_what_is_booked_without(same):
     plain = hits(600, **same)
-    mold = Mold(plain[0], None)
+    mold = Mold(plain[0], Mold, Mold)
     molded = [replace(x, mold=mold) for x in plain]
     assert [line(x) for x in molded] == [line(x) for x in plain]
     assert [line(x, 3) for x in molded] == [line(x, 3) for x in plain]

@@ -58,30 +58,65 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     again are kept as they are written; of equal hits, in their mold.
     """
     x, caller, mold = exchange, exchange.caller, exchange.mold
-    name = team = kind = None
-    if caller is not None:
-        name, team, kind = caller.name[SHORT], caller.team, caller.kind._value_
-        if caller.token and len(caller.token) >= SECRET:
-            x, mold = _blotted(x, caller.token), None
-    if mold is None:
-        same = _same(x)
-    elif mold.line is None:
-        same = mold.line = _same(x)
-    else:
-        same = mold.line
+    if mold is not None and mold.line is not None:
+        return _like(x, mold.line, suppressed)
+    if caller is not None and caller.token and len(caller.token) >= SECRET:
+        x = _blotted(x, caller.token)
+    elif mold is not None:
+        mold.line = _template(x)
+        return _like(x, mold.line, suppressed)
+    same = _same(x)
     return (
-        f'{{"id":"{x.id}","time":"{rfc3339(x.at)}",{_who(x.client[SHORT], name, kind, team)},'
-        f"{same[0]}{'null' if x.cache_age is None else _decimal(x.cache_age)},{same[1]}"
+        f'{{"id":"{x.id}","time":"{rfc3339(x.at)}","client":{_client(x.client[SHORT])},{same[0]}'
+        f"{'null' if x.cache_age is None else _decimal(x.cache_age)},{same[1]}"
         f"{'null' if x.client_retry is None else _retry(x.client_retry[SHORT])},{same[2]}"
-        f"{_milliseconds(x.timings) if mold is None else _of_a_hit(x.timings)},"
-        f'"tags":{_tags(x.tags) if x.tags else "{}"},'
-        f'"trace":{"null" if x.trace is None else _text(x.trace)}'
-        f"{_rare(x, suppressed) if suppressed or not mold else ''}}}\n"
+        f'{_milliseconds(x.timings)},"tags":{_tags(x.tags) if x.tags else "{}"},'
+        f'"trace":{"null" if x.trace is None else _text(x.trace)}{_rare(x, suppressed)}}}\n'
     ).encode()
+
+
+def _like(x: Exchange, template: str, suppressed: int) -> bytes:
+    """The line of a hit like one before."""
+    t, ms, age, trace = x.timings, int(x.at * 1_000_000 + 0.5) // 1000, x.cache_age, x.trace
+    looked_up, total = f"{t.looked_up:.3f}", f"{t.total:.3f}"
+    shown = template % (
+        x.id,
+        _second(ms // 1000),
+        ms % 1000,
+        _client(x.client[SHORT]),
+        f"{age:.3f}" if age else "0.0",
+        "null" if x.client_retry is None else _retry(x.client_retry[SHORT]),
+        t.received,
+        t.admitted,
+        looked_up,
+        looked_up,
+        total,
+        total,
+        total,
+        _tags(x.tags) if x.tags else "{}",
+        "null" if trace is None else _text(trace),
+        _rare(x, suppressed) if suppressed else "",
+    )
+    return shown.encode()
+
+
+def _template(x: Exchange) -> str:
+    """The line of all hits like this one: who waited for nothing, and went no further than the
+    look-up."""
+    first, second, third = [part.replace("%", "%%") for part in _same(x)]
+    return (
+        f'{{"id":"%s","time":"%s.%03dZ","client":%s,{first}%s,{second}%s,{third}'
+        '{"received":%.3f,"admitted":%.3f,"looked_up":%s,"connected":null,"first_byte":null,'
+        '"first_token":%s,"last_byte":null,"booked":%s,"total":%s,"queued":0.0,"upstream":0.0,'
+        '"overhead":%s},"tags":%s,"trace":%s%s}\n'
+    )
 
 
 def _same(x: Exchange) -> tuple[str, str, str]:
     """What a line has in common with those of equal hits (`Mold`), in three places."""
+    name = team = kind = None
+    if x.caller is not None:
+        name, team, kind = x.caller.name[SHORT], x.caller.team, x.caller.kind._value_
     reasons = () if x.summary is None else x.summary.finish_reasons[:FINISH_REASONS]
     model = None if x.model is None else x.model[SHORT]
     served = None if x.model_served is None else x.model_served[SHORT]
@@ -89,6 +124,7 @@ def _same(x: Exchange) -> tuple[str, str, str]:
     asked = "null" if x.upstream_request_id is None else _text(x.upstream_request_id)
     reason = "null" if x.cache_reason is None else _text(x.cache_reason)
     return (
+        f"{_who(name, kind, team)},"
         f"{_what(x.endpoint, x.method, x.path[START], model, served, x.upstream)},"
         f'"upstream_request_id":{asked},'
         f"{_end(x.stream, x.status, x.outcome._value_, x.error, x.cache._value_)},"
@@ -128,9 +164,13 @@ _TEXTS = (
 
 
 @lru_cache(KEPT)
-def _who(client: str, name: str | None, kind: str | None, team: str | None) -> str:
-    caller = f'"key":{_text(name)},"key_kind":{_text(kind)},"team":{_text(team)}'
-    return f'"client":{_text(client)},{caller}'
+def _client(client: str) -> str:
+    return _text(client)
+
+
+@lru_cache(KEPT)
+def _who(name: str | None, kind: str | None, team: str | None) -> str:
+    return f'"key":{_text(name)},"key_kind":{_text(kind)},"team":{_text(team)}'
 
 
 @lru_cache(KEPT)
@@ -261,14 +301,4 @@ def _milliseconds(t: Timings) -> str:
         f'"queued":{f"{t.queued:.3f}" if t.queued else "0.0"},'
         f'"upstream":{f"{t.upstream:.3f}" if t.upstream else "0.0"},'
         f'"overhead":{total if own == t.total else f"{own:.3f}"}}}'
-    )
-
-
-def _of_a_hit(t: Timings) -> str:
-    """The same, of who waited for nothing and went no further than the look-up."""
-    looked_up, total = f"{t.looked_up:.3f}", f"{t.total:.3f}"
-    return (
-        f'{{"received":{t.received:.3f},"admitted":{t.admitted:.3f},"looked_up":{looked_up},'
-        f'"connected":null,"first_byte":null,"first_token":{looked_up},"last_byte":null,'
-        f'"booked":{total},"total":{total},"queued":0.0,"upstream":0.0,"overhead":{total}}}'
     )

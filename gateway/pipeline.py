@@ -114,7 +114,7 @@ class Pipeline:
             )
         finally:
             exchange = self._exchange(trip)
-            if trip.caller is not None and not trip.committed:
+            if trip.caller is not None and trip.committed is None:
                 house.ledger.add(exchange)
             for sink in house.sinks:
                 sink.book(exchange)
@@ -132,10 +132,11 @@ class Pipeline:
 
     async def _commit(self, trip: Trip) -> None:
         """Put the row of an upstream call on the disk, before the answer's end is released."""
-        if trip.caller is not None and not trip.committed:
-            trip.committed = True
+        if trip.caller is not None and trip.committed is None:
             await self._estimate(trip)
-            await self.house.ledger.commit(self._exchange(trip))
+            exchange = self._exchange(trip)
+            trip.committed = exchange
+            await self.house.ledger.commit(exchange)
 
     async def _estimate(self, trip: Trip) -> None:
         """Tokens of an answer that came without usage, marked as an estimate (B3)."""
@@ -153,6 +154,8 @@ class Pipeline:
         prices, now = self.house.prices, self.house.clock.monotonic()
         if trip.mold is not None:
             return trip.again(trip.mold, now)
+        if trip.committed is not None:
+            return trip.ended(trip.committed, now)
         trip.price(prices)
         self.house.metering.settle(trip)
         return trip.exchange(now)

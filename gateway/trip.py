@@ -69,7 +69,7 @@ class Trip:
     answered: int | None = None  # the upstream's status
     body: bytes | None = None  # of a chat request
     estimated: Usage | None = None  # in place of a usage that did not come
-    committed: bool = False  # its row is in the ledger, or on its way
+    committed: Exchange | None = None  # its row is in the ledger, or on its way
     cost: Cost = NO_COST
     saved_cost: Cost = NO_COST
     summary: Summary | None = None
@@ -218,6 +218,22 @@ class Trip:
             counted=permit.counted,
             counted_tokens=permit.hit_tokens,
             mold=mold,
+        )
+
+    def ended(self, booked: Exchange, now: float) -> Exchange:
+        """The record as it was committed, with what has happened to its delivery since."""
+        took, first = (now - self.ask.started) * 1000, booked.timings.first_token
+        if first is None and self.first_token is not None:
+            first = (self.first_token - self.ask.started) * 1000
+        return replace(
+            booked,
+            status=self.status,
+            outcome=self.outcome,
+            error=self.error,
+            cache=self.cache,
+            cache_reason=self.cache_reason,
+            timings=replace(booked.timings, first_token=first, booked=took, total=took),
+            bytes_out=self.client.bytes_out,
         )
 
     def _timings(self, now: float) -> Timings:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -262,14 +263,19 @@ def _bounded(count: int) -> int:
 def _numbers(details: Mapping[str, Any], depth: int) -> dict[str, Any]:
     """The upstream's own usage object, unknown members included (A8), but only what is a number."""
     kept: dict[str, Any] = {}
-    for name, value in list(details.items())[:DETAILS]:
-        if isinstance(value, Mapping) and depth > 1:
-            kept[clean(str(name), TEXT)] = _numbers(value, depth - 1)
-        elif (
-            isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
-        ):
-            kept[clean(str(name), TEXT)] = value
+    for name, value in islice(details.items(), DETAILS):
+        kind = type(value)
+        if kind is int or kind is float:
+            if -LARGEST <= value <= LARGEST:
+                kept[_name(name)] = value
+        elif depth > 1 and isinstance(value, Mapping):
+            kept[_name(name)] = _numbers(value, depth - 1)
     return kept
+
+
+@lru_cache(KEPT)
+def _name(name: str) -> str:
+    return clean(name[SHORT], TEXT)
 
 
 def _tags(tags: Mapping[str, str]) -> str:

@@ -220,14 +220,22 @@ class Boarding:
             self.note_hit(trip, plan)
         return replay
 
-    def mold(self, plan: Plan, entry: Entry, replay: Replay, like: Exchange) -> None:
+    def mold_of(self, plan: Plan, entry: Entry | None, now: float) -> Mold | None:
+        """Of the last hit of that plan, where this one is like it."""
+        mold = plan.mold
+        if mold is None or entry is None or now >= mold.until or mold.image() is None:
+            return None
+        found = entry.stream if plan.request.stream else entry.json
+        return mold if found is not None and found.request_id == mold.of else None
+
+    def mold(self, plan: Plan, replay: Replay, like: Exchange) -> None:
         """The next hits of that plan will be like this one, where they are of the form that was
         kept, and of any age. The oldest molds go first."""
         found = replay.recording
         if plan.wish.max_age is not None or not is_own(replay):
             return
         times = {"created": found.created, "ttl": found.ttl, "seconds": found.seconds}
-        mold = Mold(like, ref(entry), ref(replay.image), **times)
+        mold = Mold(like, found.request_id, ref(replay.image), **times)
         if plan.mold is None:
             if len(self._molds) == self._molds.maxlen and (oldest := self._molds[0]()) is not None:
                 oldest.mold = None

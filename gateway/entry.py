@@ -83,7 +83,7 @@ class Label(NamedTuple):
     request_id: str
 
 
-class Entry(Struct, frozen=True, gc=False, weakref=True):
+class Entry(Struct, frozen=True, gc=False):
     """What equal requests are answered with: one call's recording, or two, one for each form.
 
     `model` is the name that was asked for.

@@ -279,10 +279,9 @@ class Mold:
     `looked_up` (`first_token` is that), and `total` (`booked` is that). A sink keeps here what it
     made of all else.
 
-    It holds for one entry of the cache (`of`) and its image, both held weakly, for what is evicted
-    shall go, and for one minute (`until`, in wall seconds), since prices may go by the time of day.
-    `created`, `ttl` and `seconds` are the recording's. Never changed but for what sinks keep:
-    another is made.
+    It holds for one recording (`of`: its request's id) while its image, held weakly, is there; and
+    for one minute (`until`, in wall seconds), since prices may go by the time of day. `created`,
+    `ttl` and `seconds` are the recording's. Never changed but for what sinks keep: another is made.
     """
 
     __slots__ = (
@@ -292,7 +291,7 @@ class Mold:
     def __init__(
         self,
         like: Exchange,
-        of: Callable[[], Any],
+        of: str,
         image: Callable[[], Any],
         *,
         created: float = 0.0,

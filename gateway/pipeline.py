@@ -195,8 +195,8 @@ class Pipeline:
         trip.admitted = house.clock.monotonic()
         try:
             house.metering.admit(trip, caller, plan.upstream, reads=plan.reads)
-            entry, now, mold = boarding.find(plan), house.clock.now(), plan.mold
-            if mold is not None and entry is not None and mold.of() is entry and now < mold.until:
+            entry, now = boarding.find(plan), house.clock.now()
+            if mold := boarding.mold_of(plan, entry, now):
                 self._hit_again(trip, plan, mold, now)
                 return
         except BaseException:
@@ -207,7 +207,7 @@ class Pipeline:
         if entry is None or replay is None or replay.image.size > AT_ONCE:
             await self._board(trip, plan, body, caller, entry)
         else:
-            self._hit(trip, plan, entry, replay, now)
+            self._hit(trip, plan, replay, now)
 
     def _plan(self, trip: Trip, known: Known, caller: Caller) -> Plan:
         """What a request is to the cache, and where it goes."""
@@ -266,7 +266,7 @@ class Pipeline:
 
     # -- board -------------------------------------------------------------------------------------
 
-    def _hit(self, trip: Trip, plan: Plan, entry: Entry, replay: Replay, now: float) -> None:
+    def _hit(self, trip: Trip, plan: Plan, replay: Replay, now: float) -> None:
         """A kept answer that is at hand, and small: it is out before anything else has its turn."""
         house, image, found = self.house, replay.image, replay.recording
         trip.looked_up = trip.first_token = house.clock.monotonic()
@@ -275,7 +275,7 @@ class Pipeline:
         send_hit(trip, image)
         house.boarding.note_hit(trip, plan)
         trip.outcome, trip.error = Outcome.OK, None
-        house.boarding.mold(plan, entry, replay, self._exchange(trip))
+        house.boarding.mold(plan, replay, self._exchange(trip))
 
     def _hit_again(self, trip: Trip, plan: Plan, mold: Mold, now: float) -> None:
         """One like it went before, and has left its mold."""

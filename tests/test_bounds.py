@@ -21,7 +21,7 @@ from gateway.cache.codec import decode, encode
 from gateway.cache.store import NoCache
 from gateway.config import Cache, Size
 from gateway.entry import Entry, Recording, weight
-from gateway.exchange import CacheState, Mold, Timings, Usage, UsageSource
+from gateway.exchange import CacheState, Timings, Usage, UsageSource
 from gateway.forms import Forms
 from gateway.journal.rules import line
 from gateway.metrics import Metrics
@@ -134,20 +134,24 @@ async def test_the_molds_of_hits_are_within_that_bound():
     """With what the sinks make of them, in room of their own."""
     inside = boarding(memory=32 * MIB)
     upstream = FakeUpstream([])
-    plans: list[Plan] = []
+    plans: list[tuple[Plan, Entry]] = []
     for number in range(2000):
         known = await inside.know(body(number))
-        plans.append(
-            inside.plan(known, CALLER, ask(body(number)), upstream, [upstream], logged=False)
-        )
+        asking, kept = ask(body(number)), stream(number, 0)
+        plan = inside.plan(known, CALLER, asking, upstream, [upstream], logged=False)
+        recording = msgspec.structs.replace(kept.recordings[0], headers=())
+        plans.append((plan, Entry("issued:1", "m", "openai", json=recording)))
+        assert inside.at_hand(*plans[-1], 2.0) is not None  # its image is the entry's
     metrics = Metrics(CollectorRegistry(), FixedClock())
 
     async def mold(number: int) -> None:
+        plan, entry = plans[number]
         like = exchange(id=f"{number:026}", path=f"/v1/{number:0100}", cache=CacheState.HIT)
         times = Timings(0.1, 0.2, 0.3, first_token=0.3, booked=0.4, total=0.4)
-        made = Mold(like, Mold)
-        inside.mold(plans[number], made)
-        hit = msgspec.structs.replace(like, timings=times, mold=made)
+        replay = inside.at_hand(plan, entry, 2.0)
+        assert replay is not None
+        inside.mold(plan, replay, like)
+        hit = msgspec.structs.replace(like, timings=times, mold=plan.mold)
         line(hit)
         row_of(hit)
         metrics.book(hit)
@@ -156,7 +160,7 @@ async def test_the_molds_of_hits_are_within_that_bound():
     await mold(0)
     took = await grown(mold, 2000)
     assert MIB < took <= 4 * MIB
-    assert [plan.mold is None for plan in plans].count(True) == 2000 - 4 * MIB // 4000
+    assert [plan.mold is None for plan, _ in plans].count(True) == 2000 - 4 * MIB // 4000
 
 
 async def test_a_body_that_came_before_is_not_read_again():

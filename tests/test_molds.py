@@ -73,7 +73,7 @@ CASES = [
 @pytest.mark.parametrize("same", CASES)
 def test_what_is_booked_from_a_mold_is_what_is_booked_without(same):
     plain = hits(600, **same)
-    mold = Mold(plain[0], Mold, Mold)
+    mold = Mold(plain[0], "R1", lambda: None)
     molded = [replace(x, mold=mold) for x in plain]
     assert [line(x) for x in molded] == [line(x) for x in plain]
     assert [line(x, 3) for x in molded] == [line(x, 3) for x in plain]

@@ -91,8 +91,8 @@ async def send_kept(trip: Trip, image: Image) -> None:
         client.finish()
 
 
-def hit_lines(trip: Trip, image: Image, shown: str | None) -> str:
-    """What of a hit's head its recording says, and what is this one's alone; `shown`: its key."""
+def hit_lines(trip: Trip, image: Image) -> str:
+    """What of a hit's head its recording says, and what is of this one alone."""
     own, age, left = trip.ask.id, int(trip.cache_age or 0.0), int(trip.cache_left)
     return (
         f"{image.lines}x-gateway-request-id: {own}\r\nx-request-id: {own}\r\nage: {age}\r\n"

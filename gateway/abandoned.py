@@ -6,7 +6,6 @@ import asyncio
 
 from gateway.config import Abandoned
 from gateway.flight import Flight
-from gateway.leash import Leash
 from gateway.ports import ClientGone
 
 
@@ -19,16 +18,16 @@ class AbandonedFlights:
         self._timers: dict[int, asyncio.TimerHandle] = {}
         self._held: dict[int, int] = {}
 
-    def adopt(self, flight: Flight, leash: Leash) -> bool:
+    def adopt(self, flight: Flight) -> bool:
         """Take a flight; False where there is no room for it."""
         if len(self._timers) >= self.limits.flights:
             return False
 
         def over() -> None:
             self.release(flight)
-            leash.pull(ClientGone())
+            flight.leash.pull(ClientGone())
 
-        def grew() -> None:
+        def grew(flight: Flight) -> None:
             self._held[id(flight)] = flight.held
             if sum(self._held.values()) > self.limits.bytes:
                 over()
@@ -36,7 +35,7 @@ class AbandonedFlights:
         loop = asyncio.get_running_loop()
         self._timers[id(flight)] = loop.call_later(self.limits.time, over)
         flight.on_growth = grew
-        grew()
+        grew(flight)
         return id(flight) in self._timers
 
     def release(self, flight: Flight) -> None:

@@ -10,13 +10,14 @@ import logging
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from weakref import ref
+
+from msgspec import Struct
 
 from gateway.abandoned import AbandonedFlights
 from gateway.cache import rules
 from gateway.cache.rules import Landing, Policies, Policy, Traits, Wish
-from gateway.calls import Calls, header
+from gateway.calls import Calls
 from gateway.config import Cache as CacheSection
 from gateway.config import Scope
 from gateway.entry import Entry, Recording, Ticket
@@ -39,15 +40,14 @@ _OF_A_KNOWN = 1500  # bytes of Python's own; a test holds it to what tracemalloc
 _OF_A_MOLD = 4000  # the same, with what sinks make of it
 
 
-class Known:
+class Known(Struct, gc=False):
     """A body that was read: what it asks, its traits, the digest of its canonical form; and the
     plan of who asked it last."""
 
-    __slots__ = ("digest", "plan", "request", "traits")
-
-    def __init__(self, request: ChatRequest, traits: Traits, digest: bytes | None) -> None:
-        self.request, self.traits, self.digest = request, traits, digest
-        self.plan: Plan | None = None
+    request: ChatRequest
+    traits: Traits
+    digest: bytes | None
+    plan: Plan | None = None
 
     def planned(self, caller: Caller, asks: Asks, upstreams: Sequence[Upstream]) -> Plan | None:
         """The plan for the same again: nothing that it depends on has changed."""
@@ -206,7 +206,7 @@ class Boarding:
         """A kept answer in the form asked for, or None; `entry` was found in memory."""
         if not plan.reads or plan.key is None:
             return None
-        if entry is None:
+        if entry is None and not self.cache.lacks(plan.key):
             await own_task()
             entry = await self.cache.fetch(plan.key)  # looks in memory once more
         replay = None
@@ -284,30 +284,32 @@ class Boarding:
         """A flight of one's own; equal requests may board it for as long as it may be kept, unless
         it flies `alone`: with a lower cap than they ask for."""
         if plan is None or plan.key is None or not plan.keeps:
-            flight = Flight()
-            flight.on_empty = partial(leash.pull, ClientGone())
+            flight = Flight(leash)
+            flight.on_empty = _break_off
             return flight
         place = None if alone else (plan.key, plan.request.stream)
-        flight = Flight(plan.policy.max_entry, place=place)
+        finishes = upstream.finish_on_disconnect
+        flight = Flight(leash, plan.policy.max_entry, place=place, finishes=finishes)
+        flight.on_unkept, flight.on_empty = self._let_go, self._left_alone
         if place is not None:
             self._flights.setdefault(place, flight)
-
-        def let_go() -> None:
-            self.close_flight(flight)
-            if not flight.aboard:
-                leash.pull(ClientGone())
-
-        def left_alone() -> None:
-            finishes = bool(flight.cap) and upstream.finish_on_disconnect
-            if not finishes or not self.abandoned.adopt(flight, leash):
-                let_go()
-
-        flight.on_unkept, flight.on_empty = let_go, left_alone
         return flight
+
+    def _let_go(self, flight: Flight) -> None:
+        """It will not be kept."""
+        self.close_flight(flight)
+        if not flight.aboard:
+            _break_off(flight)
+
+    def _left_alone(self, flight: Flight) -> None:
+        """All have left. It goes on where it may be kept, and there is room."""
+        if not (flight.cap and flight.finishes and self.abandoned.adopt(flight)):
+            self._let_go(flight)
 
     def close_flight(self, flight: Flight) -> None:
         """Nobody new may board: it has landed, or will not be kept."""
-        self.abandoned.release(flight)
+        if flight.on_growth is not None:
+            self.abandoned.release(flight)
         if flight.place is not None and self._flights.get(flight.place) is flight:
             del self._flights[flight.place]
 
@@ -319,57 +321,69 @@ class Boarding:
     # -- keep --------------------------------------------------------------------------------------
 
     async def keep(self, trip: Trip, plan: Plan, flight: Flight) -> None:
-        """Keep an answer that has come whole, before its end is released, if it may be kept. A
-        fault here costs nobody the answer."""
+        """Keep an answer that has come whole, before its end is released, if it may be kept; or
+        say why not. A fault here costs nobody the answer."""
+        if plan.key is None:
+            return
         try:
-            await self._keep(trip, plan, flight)
+            recording = self._recording(trip, plan, flight)
+            if recording is not None:
+                await self._store(plan, plan.key, recording, trip.ticket)
         except Exception:
             log.exception("request %s: its answer could not be kept", trip.ask.id)
 
-    async def _keep(self, trip: Trip, plan: Plan, flight: Flight) -> None:
-        """Or say why not."""
-        head, summary, caller = flight.head, trip.summary, trip.caller
-        if plan.key is None or head is None or summary is None or caller is None:
-            return
+    def _recording(self, trip: Trip, plan: Plan, flight: Flight) -> Recording | None:
+        """What has come; None where it may not be kept."""
+        head, summary, caller, wish = flight.head, trip.summary, trip.caller, plan.wish
+        if head is None or summary is None or caller is None:
+            return None
+        policy, request = plan.policy, plan.request
         body, span = recorded(flight)
+        fields = dict(reversed(head.headers))  # of several the first
         landing = Landing(
-            status=head.status,
-            content_type=header(head.headers, "content-type"),
-            streamed=plan.request.stream,
-            summary=summary,
-            size=len(body) if flight.cap else plan.policy.max_entry + 1,
-            choices=plan.request.n,
-            encoded=bool(header(head.headers, "content-encoding")),
-            clamped=trip.permit.clamped is not None,
+            head.status,
+            fields.get("content-type", ""),
+            request.stream,
+            summary,
+            len(body) if flight.cap else policy.max_entry + 1,
+            request.n,
+            "content-encoding" in fields,
+            trip.permit.clamped is not None,
         )
-        trip.cache_reason = rules.may_keep(landing, plan.wish, plan.policy)
+        trip.cache_reason = rules.may_keep(landing, wish, policy)
         if trip.cache_reason is not None:
-            return
-        recording = Recording(
-            request_id=trip.ask.id,
-            created=self._clock.now(),
-            ttl=plan.policy.ttl_for(plan.wish),
-            key_id=caller.id,
-            key_name=caller.name,
-            headers=tuple([pair for pair in head.headers if pair[0] in REPLAYED]),
-            body=body,
-            usage=summary.usage or NO_USAGE,
-            finish_reasons=summary.finish_reasons,
-            usage_span=span,
-            seconds=self._clock.monotonic() - trip.ask.started,
+            return None
+        return Recording(
+            trip.ask.id,
+            self._clock.now(),
+            policy.ttl_for(wish),
+            caller.id,
+            caller.name,
+            tuple([pair for pair in head.headers if pair[0] in REPLAYED]),
+            body,
+            summary.usage or NO_USAGE,
+            summary.finish_reasons,
+            span,
+            self._clock.monotonic() - trip.ask.started,
         )
-        await self._store(plan, plan.key, recording, trip.ticket)
 
     async def _store(self, plan: Plan, key: bytes, recording: Recording, ticket: Ticket) -> None:
         """The later landing wins, for its own form; the other one stays where it is needed."""
-        old = self.cache.find(key)
+        cache, streamed = self.cache, plan.request.stream
+        stream, json = (recording, None) if streamed else (None, recording)
+        new = Entry(plan.scope, plan.request.model, plan.upstream.name, stream, json)
+        old = cache.find(key)
         if old is None and not plan.wish.reads:  # nobody has looked on the disk for this request
-            old = await self.cache.fetch(key)
-        request = plan.request
-        form = {"stream": recording} if request.stream else {"json": recording}
-        new = Entry(plan.scope, request.model, plan.upstream.name, **form)
-        converts = False
-        other = None if old is None else old.json if request.stream else old.stream
-        if other is not None:
-            converts = await self._forms.converts(recording, from_stream=request.stream)
-        self.cache.store(key, rules.landed(old, new, converts=converts), ticket)
+            old = await cache.fetch(key)
+        if old is not None:
+            other = old.json if streamed else old.stream
+            converts = other is not None and await self._forms.converts(
+                recording, from_stream=streamed
+            )
+            new = rules.landed(old, new, converts=converts)
+        cache.store(key, new, ticket)
+
+
+def _break_off(flight: Flight) -> None:
+    """Nobody waits for it."""
+    flight.leash.pull(ClientGone())

@@ -37,18 +37,29 @@ class Head:
 
 
 class Flight:
-    """One answer in the air. `cap`: record up to so many bytes; 0 records nothing."""
+    """One answer in the air."""
 
     __slots__ = (
         "_after_end", "_first", "_holding", "_landing", "_pieces", "_room", "aboard", "cap",
-        "ends", "failure", "form", "head", "held", "landed", "observer", "on_empty",
-        "on_growth", "on_unkept", "place", "readers", "visible", "waited",
+        "ends", "failure", "finishes", "form", "head", "held", "landed", "leash", "observer",
+        "on_empty", "on_growth", "on_unkept", "place", "readers", "visible", "waited",
     )  # fmt: skip
 
-    def __init__(self, cap: int = 0, *, place: tuple[bytes, bool] | None = None) -> None:
-        """`place`: what it is listed under, a request's key and form, where others may board."""
+    def __init__(
+        self,
+        leash: Leash,
+        cap: int = 0,
+        *,
+        place: tuple[bytes, bool] | None = None,
+        finishes: bool = False,
+    ) -> None:
+        """`leash` breaks it off. `cap`: record up to so many bytes; 0 records nothing. `place`:
+        what it is listed under, a request's key and form, where others may board. `finishes`: it
+        may go on when all have left."""
+        self.leash = leash
         self.cap = cap
         self.place = place
+        self.finishes = finishes
         self.head: Head | None = None
         self.form = Form.OTHER
         self.readers: list[Reader] = []
@@ -60,9 +71,11 @@ class Flight:
         self.visible = 0  # pieces (counted from the start) that readers may take
         self.waited = 0.0  # seconds spent waiting for the upstream's bytes
         self.observer: Observer | None = None
-        self.on_empty: Callable[[], None] = _nothing
-        self.on_growth: Callable[[], None] | None = None
-        self.on_unkept: Callable[[], None] = _nothing
+        # They are given the flight: one that they were made for would lead back to itself, and
+        # stay until the collector of cycles comes by.
+        self.on_empty: Callable[[Flight], None] = _ignore
+        self.on_growth: Callable[[Flight], None] | None = None
+        self.on_unkept: Callable[[Flight], None] = _ignore
         self._pieces: list[Piece] = []
         self._after_end = 0  # bytes of the end and what follows it
         self._first = 0  # how many pieces have been forgotten
@@ -149,7 +162,7 @@ class Flight:
         """From now on the window holds, and nobody new may board."""
         if self.cap:
             self.cap = 0
-            self.on_unkept()
+            self.on_unkept(self)
             self.trim()
 
     def recorded(self) -> tuple[list[Piece], list[bytes]]:
@@ -167,7 +180,7 @@ class Flight:
         if self.cap and self.held > self.cap:
             self.stop_recording()
         elif self.on_growth is not None:
-            self.on_growth()
+            self.on_growth(self)
 
     @property
     def _full(self) -> bool:
@@ -271,7 +284,7 @@ class Flight:
         """One less."""
         self.aboard -= 1
         if not self.aboard and not self.landed and self.failure is None:
-            self.on_empty()
+            self.on_empty(self)
 
 
 class Reader:
@@ -382,6 +395,10 @@ class Reader:
     def _wake(self) -> None:
         if self._caught_up is not None and not self._caught_up.done():
             self._caught_up.set_result(None)
+
+
+def _ignore(_: Flight) -> None:
+    """For callbacks of a flight that nobody has set."""
 
 
 def _nothing() -> None:

@@ -188,12 +188,12 @@ def _sliced(body: Bytes) -> list[Bytes]:
 def recorded(flight: Flight) -> tuple[bytes, tuple[int, int] | None]:
     """All bytes of a flight, and where in them the usage event is."""
     pieces, ends = flight.recorded()
-    at, span = 0, None
-    for piece in pieces:
-        if type(piece) is UsageEvent:
-            span = (at, at + len(piece))
-        at += len(piece)
-    return b"".join([*pieces, *ends]), span
+    span, kinds = None, list(map(type, pieces))
+    if UsageEvent in kinds:
+        last = len(kinds) - 1 - kinds[::-1].index(UsageEvent)
+        at = sum(map(len, pieces[:last]))
+        span = (at, at + len(pieces[last]))
+    return b"".join(pieces + ends), span
 
 
 def _converted(body: bytes, *, form: Form, include_usage: bool) -> list[bytes] | None:

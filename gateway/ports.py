@@ -464,6 +464,10 @@ class Cache(Protocol):
     def find(self, key: bytes) -> Entry | None:
         """What is fresh of it in memory. No I/O."""
 
+    def lacks(self, key: bytes) -> bool:
+        """It is certain that nothing is on disk: who has not found it in memory need not `fetch`,
+        and its miss is counted. No I/O."""
+
     async def fetch(self, key: bytes) -> Entry | None:
         """What is fresh of it on disk, within a deadline; then it is in memory too. Never
         raises."""

@@ -80,14 +80,21 @@ class Disk:
 
     # Reading ------------------------------------------------------------------------------------
 
+    def lacks(self, key: bytes) -> bool:
+        """Nothing is there, for certain; then it is counted as a miss."""
+        writer = self._writer
+        lacks = writer.state != "open" or writer.presence.lacks(key)
+        self._misses += lacks
+        return lacks
+
     async def get(self, key: bytes, deadline: float) -> Entry | None:
         """What is there, within `deadline` seconds; at once, where it is known that nothing is.
         Never raises."""
-        entry = None
-        if self._writer.state == "open" and not self._writer.presence.lacks(key):
-            began = self._clock.monotonic()
-            entry = await self._get(key, deadline)
-            self.timed("get", self._clock.monotonic() - began)
+        if self.lacks(key):
+            return None
+        began = self._clock.monotonic()
+        entry = await self._get(key, deadline)
+        self.timed("get", self._clock.monotonic() - began)
         if entry is not None and entry.created < self._outdated.get(key, 0.0):
             entry = None
         self._hits += entry is not None
@@ -247,6 +254,10 @@ class NoDisk:
     def waiting(self, key: bytes) -> Entry | None:
         """Nothing is."""
         return None
+
+    def lacks(self, key: bytes) -> bool:
+        """Everything."""
+        return True
 
     async def get(self, key: bytes, deadline: float) -> Entry | None:
         """A miss."""

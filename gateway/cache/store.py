@@ -34,6 +34,10 @@ class NoCache:
         """A miss."""
         return None
 
+    def lacks(self, key: bytes) -> bool:
+        """Everything."""
+        return True
+
     async def fetch(self, key: bytes) -> Entry | None:
         """A miss."""
         return None
@@ -136,6 +140,10 @@ class TwoTier:
         if found is None and (waiting := self._disk.waiting(key)) is not None:
             return waiting.at(now)
         return found
+
+    def lacks(self, key: bytes) -> bool:
+        """It is certainly not on disk, and its miss is counted."""
+        return self._disk.lacks(key)
 
     async def fetch(self, key: bytes, deadline: float | None = None) -> Entry | None:
         """What is fresh of it on disk, within `deadline` seconds; now in memory too."""

@@ -22,6 +22,9 @@ class FakeCache:
         found = self.entries.get(key)
         return None if found is None else found.at(self.clock.now())
 
+    def lacks(self, key: bytes) -> bool:
+        return key not in self.below
+
     async def fetch(self, key: bytes) -> Entry | None:
         if (found := self.below.get(key)) is not None:
             self.entries.setdefault(key, found)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
+from msgspec.structs import replace
 
 from gateway.cache.store import NoCache, TwoTier
 from gateway.entry import Selector
@@ -52,6 +52,15 @@ async def test_what_is_stored_is_found_at_once_and_later(cache, clock):
     await settled(cache)
     assert await ask(cache, A) == kept
     assert await ask(cache, B) is None
+
+
+async def test_what_it_lacks_is_not_found_below(cache, clock):
+    """Who is told so need not wait for a disk; on doubt it is not said."""
+    keep(cache, A, entry(created=clock.now()))
+    await settled(cache)
+    for key in (A, B):
+        found = cache.find(key)
+        assert not (cache.lacks(key) and found is None and await cache.fetch(key) is not None)
 
 
 async def test_the_later_landing_wins(cache, clock):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -17,6 +18,7 @@ from gateway.config import Abandoned, Cache, Duration, Size
 from gateway.entry import Selector
 from gateway.errors import Draining, UpstreamCut, UpstreamError
 from gateway.exchange import CacheState, Exchange, Outcome, UsageSource
+from gateway.flight import Flight
 from gateway.house import House
 from gateway.pipeline import Pipeline
 from tests.fakes import SSE, FakeClient, FakeClock, FakeReply, FakeUpstream, ask, house
@@ -122,6 +124,21 @@ async def test_equal_request_is_a_hit_with_its_headers(tmp_path: Path) -> None:
         assert (hit.saved.prompt_tokens, hit.saved.completion_tokens) == (3, 5)
         assert hit.attempts == 0
         assert on.calls == 1
+
+
+async def test_a_kept_flight_is_gone_with_its_request(tmp_path: Path) -> None:
+    """It does not wait for the collector of cycles, whose walks hold everybody up."""
+    async with scene(tmp_path, FakeReply([], [ANSWER])) as on:
+        gc.collect()
+        gc.disable()
+        try:
+            client = await on.chat(CHAT)
+            client.watch(settle, settle)  # type: ignore[arg-type]  # a real one forgets at its end
+            left = [one for one in gc.get_objects() if type(one) is Flight]
+        finally:
+            gc.enable()
+        assert left == []
+        assert client.headers["x-gateway-cache"] == "miss"
 
 
 async def test_memory_hit_awaits_nothing(tmp_path: Path) -> None:

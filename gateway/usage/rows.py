@@ -7,7 +7,7 @@ exact ints, floats and strs alone, of which sqlite3 binds one in 20 to 70 ns; No
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -93,6 +93,11 @@ def null(kind: str) -> int | str:
     """What stands for NULL in a row, by its column's kind: no text is a number, no number a text.
     Where there is no NULL, nothing: 0."""
     return "" if "NOT NULL" not in kind and not kind.startswith("TEXT") else 0
+
+
+def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
+    """The rows of those that had a valid caller."""
+    return [row_of(exchange) for exchange in exchanges if exchange.caller is not None]
 
 
 def row_of(exchange: Exchange) -> Row:

@@ -5,7 +5,7 @@ checkpoint on one connection meets a commit on another (sqlite.org/wal.html#walr
 
 Rule: what was taken is let go of only when it is committed, or cannot be written even alone. And
 little is done between two statements: beside a busy event loop, a thread that has lost the
-interpreter's lock waits long to get it back.
+interpreter's lock waits long to get it back. Rows are made here, in one run before the statements.
 """
 
 from __future__ import annotations
@@ -14,42 +14,48 @@ import logging
 import queue
 import sqlite3
 import threading
+from asyncio import Future
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 from msgspec import Struct
 
 from gateway.config import Durability, Usage
+from gateway.exchange import Exchange, Reservation
+from gateway.leash import Pause
 from gateway.ports import Clock
 from gateway.usage.file import SLICE, LedgerFile, is_environment
 from gateway.usage.migrations import LedgerError
-from gateway.usage.rows import Row, row_of_lost
+from gateway.usage.rows import Row, row_of_held, row_of_lost, rows_of
 from gateway.usage.rules import after_crash
 
 log = logging.getLogger("gateway.usage")
 
-BATCH = 2000  # rows in one statement
-LINGER = 0.05  # seconds that rows may gather that nobody waits for
+BATCH = 2000  # rows in one transaction
 BACKOFF = (0.05, 1.0)  # seconds between tries while nothing can be written: first, longest
 TEND = 60.0  # seconds between two looks at what is too old
 
-Done = Callable[[bool], None]
-"""Hears once whether what it waits for is on the disk."""
 
-Tell = Callable[[bool, Sequence[Done]], None]
+Waiting = tuple[Pause, float]
+"""Who waits for a row, and the monotonic second at which that began."""
 
 
-class Item(Struct, gc=False):
-    """Something to be written; `row` None: all that came before it. `done` None: nobody waits.
-    `held`: a reservation."""
+class Batch(Struct, eq=False):
+    """What is to be written: the rows of these, and reservations. `waiting` and `flush` are those
+    who are told of it (`ledger.py`): the first after each try, the other when all is written."""
 
-    id: str
-    row: Row | None
-    done: Done | None = None
-    held: bool = False
-    number: int = 0  # in the order in which they were taken
+    booked: Sequence[Exchange]
+    held: Sequence[Reservation]
+    waiting: Sequence[Waiting] = ()
+    flush: Future[bool] | None = None
+
+    @property
+    def size(self) -> int:
+        return len(self.booked) + len(self.held)
+
+
+Tell = Callable[[bool, Sequence[Batch]], None]
 
 
 @dataclass(slots=True)
@@ -75,17 +81,16 @@ class Writer:
         self.figures = Figures()
         self._path, self._clock, self._boot, self._tell = path, clock, boot, tell
         self._file = LedgerFile(path, zone, full_sync=section.durability is Durability.POWER)
-        self._queue: queue.SimpleQueue[Item | float] = queue.SimpleQueue()
-        self._rows: dict[str, Item] = {}
-        self._held: dict[str, Item] = {}
-        self._flushes: list[tuple[int, Done]] = []
-        self._taken = 0
-        self._awaited = False  # somebody waits for what was taken
+        self._queue: queue.SimpleQueue[Batch | float] = queue.SimpleQueue()
+        self._given = 0  # rows and reservations, ever: counted by who gives them,
+        self._gone = 0  # and by the thread
+        self._rows: list[Row] = []
+        self._held: list[Row] = []
+        self._told: list[Batch] = []  # those that are waited for
         self._retry_at: float | None = None  # it cannot be written at present
         self._backoff = BACKOFF[0]
         self._tend_at = 0.0
         self._close_at: float | None = None
-        self._hurry = threading.Event()  # somebody waits
         self._opened = threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="gateway-ledger", daemon=True)
@@ -99,22 +104,20 @@ class Writer:
         if self._error is not None:
             raise self._error
 
-    def put(self, item: Item) -> None:
-        """Queue it. Never blocks."""
-        self._queue.put(item)
-        if item.done is not None:
-            self._hurry.set()
+    def put(self, batch: Batch) -> None:
+        """Queue it. Never blocks; by one thread only."""
+        self._given += batch.size
+        self._queue.put(batch)
 
     @property
     def backlog(self) -> int:
         """What is not committed yet."""
-        return self._queue.qsize() + len(self._rows) + len(self._held)
+        return self._given - self._gone
 
     def close(self, within: float) -> None:
         """Write everything and end; what is not written within so many seconds is lost. Blocking,
         a second longer where the disk does not answer."""
         self._queue.put(self._clock.monotonic() + within)
-        self._hurry.set()
         self._thread.join(within + 1.0)
         if self._thread.is_alive():
             self.figures.lost = self.backlog
@@ -134,11 +137,10 @@ class Writer:
         finally:
             self._opened.set()
         while not self._is_over():
-            self._gather()
+            self._take()
             now = self._clock.monotonic()
             if self._retry_at is None or now >= self._retry_at or self._close_at is not None:
                 self._work(now)
-            self._answer_flushes()
         self.figures.lost = len(self._rows)
         self._file.close()
 
@@ -149,9 +151,8 @@ class Writer:
         """Book the calls that another process left open. `data/lock` says that it is dead."""
         found = self._file.left_open(self._boot)
         for held in found:
-            row = row_of_lost(held, *after_crash(self.section.after_crash, held))
-            self._keep(Item(held.id, row))
-        self.figures.recovered = len(found)
+            self._rows.append(row_of_lost(held, *after_crash(self.section.after_crash, held)))
+        self._given = self.figures.recovered = len(found)
         if found:
             log.warning("%d calls were open when the gateway died; booked as estimates", len(found))
 
@@ -162,26 +163,15 @@ class Writer:
 
     # -- taking ------------------------------------------------------------------------------------
 
-    def _gather(self) -> None:
-        """Wait for something to do; take all that is there, and a moment longer where nobody
-        waits."""
-        self._hurry.clear()
-        self._take(self._patience())
-        self._take_rest()
-        if self._may_linger():
-            # Asleep until the time is over or somebody waits, not awake for each row: every waking
-            # takes a turn from the event loop.
-            self._hurry.wait(LINGER)
-            self._take_rest()
-
-    def _take_rest(self) -> None:
-        take, keep = self._queue.get_nowait, self._keep
-        for _ in range(self._queue.qsize()):  # nobody else takes from it
-            keep(take())
-
-    def _may_linger(self) -> bool:
-        busy = self._awaited or self._flushes or self._retry_at or self._close_at
-        return not busy and 0 < len(self._rows) + len(self._held) < BATCH
+    def _take(self) -> None:
+        """Wait for something to do; take all that is there."""
+        timeout, waiting = self._patience(), self._queue
+        try:
+            self._keep(waiting.get(timeout=timeout) if timeout > 0 else waiting.get_nowait())
+            while not waiting.empty():  # nobody else takes from it
+                self._keep(waiting.get_nowait())
+        except queue.Empty:
+            return
 
     def _patience(self) -> float:
         """Seconds until there is something to do although nothing comes."""
@@ -189,35 +179,32 @@ class Writer:
         if self._retry_at is not None:
             wait = self._retry_at - now
             return wait if self._close_at is None else min(wait, BACKOFF[0])
-        if self._rows or self._held or self._close_at is not None:
+        if self._rows or self._held or self._told or self._close_at is not None:
             return 0.0
         return self._tend_at - now
 
-    def _take(self, timeout: float) -> bool:
-        """Take one, if one comes within so many seconds."""
+    def _keep(self, batch: Batch | float) -> None:
+        if not isinstance(batch, Batch):
+            self._close_at = batch
+            return
         try:
-            item = self._queue.get(timeout=timeout) if timeout > 0 else self._queue.get_nowait()
-        except queue.Empty:
-            return False
-        self._keep(item)
-        return True
+            rows = rows_of(batch.booked)
+        except Exception:  # a fault of ours in one of them must not take the others along
+            rows = [row for one in batch.booked for row in self._row_of(one)]
+        self._gone += len(batch.booked) - len(rows)
+        self._rows += rows
+        for reservation in batch.held:
+            self._held.append(row_of_held(reservation, self._boot))
+        if batch.waiting or batch.flush is not None:
+            self._told.append(batch)
 
-    def _keep(self, item: Item | float) -> None:
-        if not isinstance(item, Item):
-            self._close_at = item
-            return
-        self._taken += 1
-        item.number = self._taken
-        if item.held:
-            if item.id not in self._rows:
-                self._held[item.id] = item
-            return
-        self._awaited |= item.done is not None
-        if item.row is not None and item.id not in self._rows:
-            self._held.pop(item.id, None)  # settled before it was written
-            self._rows[item.id] = item
-        elif item.done is not None:  # a row that is given twice is written once
-            self._flushes.append((item.number, item.done))
+    def _row_of(self, exchange: Exchange) -> list[Row]:
+        try:
+            return rows_of([exchange])
+        except Exception:
+            log.exception("%s cannot be booked", exchange.id)
+            self.figures.poisoned += 1
+            return []
 
     # -- writing -----------------------------------------------------------------------------------
 
@@ -226,7 +213,7 @@ class Writer:
         try:
             if not self._file.is_open:
                 self._file.open(self._clock.now())
-            if self._rows or self._held:
+            if self._rows or self._held or self._told:
                 self._write_batch()
             if now >= self._tend_at and self._close_at is None:
                 self._tend(now)
@@ -236,21 +223,20 @@ class Writer:
             self._retry_at, self._backoff = None, BACKOFF[0]
 
     def _write_batch(self) -> None:
-        rows = list(islice(self._rows.items(), BATCH))
-        held = list(islice(self._held.items(), BATCH))
-        self._insert(rows, held)
-        for name, _ in rows:
-            del self._rows[name]
-        for name, _ in held:
-            del self._held[name]
-        self._awaited = False
-        self.figures.batches += 1
-        self._tell(True, [kept.done for _, kept in rows if kept.done is not None])
+        rows, held = self._rows[:BATCH], self._held[:BATCH]
+        if rows or held:
+            self._insert(rows, held)
+            del self._rows[:BATCH], self._held[:BATCH]
+            self._gone += len(rows) + len(held)
+            self.figures.batches += 1
+        if not (self._rows or self._held) and (self._told or self._retry_at is not None):
+            told, self._told = self._told, []
+            self._tell(True, told)
 
-    def _insert(self, rows: list[tuple[str, Item]], held: list[tuple[str, Item]]) -> None:
+    def _insert(self, rows: Sequence[Row], held: Sequence[Row]) -> None:
         """Commit all of it; in halves, where some of it can never be written."""
         try:
-            self._file.insert(_rows_of(rows), _rows_of(held))
+            self._file.insert(rows, held)
             self.figures.written += len(rows)
         except (sqlite3.Error, ValueError, OverflowError) as error:
             if is_environment(error):
@@ -276,23 +262,8 @@ class Writer:
             self._file.close()
         self._retry_at = self._clock.monotonic() + self._backoff
         self._backoff = min(BACKOFF[1], self._backoff * 2)
-        told = []
-        for kept in self._rows.values():
-            if kept.done is not None:
-                told.append(kept.done)
-                kept.done = None
-        self._awaited = False
+        told, self._told = self._told, [one for one in self._told if one.flush is not None]
         self._tell(False, told)
-
-    def _answer_flushes(self) -> None:
-        if self._flushes:
-            oldest = min(
-                (next(iter(kept.values())).number for kept in (self._rows, self._held) if kept),
-                default=self._taken + 1,
-            )
-            told = [done for number, done in self._flushes if number < oldest]
-            self._flushes = [one for one in self._flushes if one[0] >= oldest]
-            self._tell(True, told)
 
     def _tend(self, now: float) -> None:
         """Let go of what is too old, some rows at a time: rows to be written come between."""
@@ -305,10 +276,6 @@ class Writer:
             self._tend_at = now + TEND
             if self._file.calendar_ends(wall):
                 self._file.keep_calendar(wall)
-
-
-def _rows_of(items: list[tuple[str, Item]]) -> list[Row]:
-    return [item.row for _, item in items if item.row is not None]
 
 
 def _words(error: BaseException) -> str:

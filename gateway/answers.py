@@ -12,7 +12,6 @@ from typing import Protocol
 
 from msgspec.json import encode
 
-from gateway.calls import header
 from gateway.errors import GatewayError, NotCached
 from gateway.exchange import CacheState, HeaderList
 from gateway.flight import Head
@@ -34,15 +33,15 @@ class Render(Protocol):
 def head_of(trip: Trip, head: Head) -> HeaderList:
     """The headers of an answer: the upstream's, then the gateway's."""
     trip.status = head.status
-    own = own_headers(trip)
-    taken = {name for name, _ in own} - {"x-request-id"}
-    theirs = [*head.headers]
-    if any(name.startswith(LIMITS) for name in taken):
+    own, theirs = own_headers(trip), head.headers
+    taken, names = dict(own), dict(theirs)
+    del taken["x-request-id"]
+    if LIMITS in " ".join(names) and any(name.startswith(LIMITS) for name in taken):
         theirs = [(_upstreams(name), value) for name, value in theirs]
-    kept = [(name, value) for name, value in theirs if name not in taken]
-    if any(name == "x-request-id" for name, _ in kept):
+    kept = [pair for pair in theirs if pair[0] not in taken]
+    if "x-request-id" in names:
         own = [pair for pair in own if pair[0] != "x-request-id"]
-    if header(kept, "content-type").startswith("text/event-stream"):
+    if names.get("content-type", "").startswith("text/event-stream"):
         own.append(("x-accel-buffering", "no"))
     return kept + own
 

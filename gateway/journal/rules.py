@@ -58,14 +58,12 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     Made for every request, on the event loop's thread: one template, no dict, and parts that come
     again are kept as they are written; of equal hits, in their mold.
     """
-    x, caller, mold = exchange, exchange.caller, exchange.mold
-    if mold is not None and mold.line is not None:
+    x, mold = exchange, exchange.mold
+    if mold is not None and (not (x.tags or x.trace) or _secret(x) is None):
+        if mold.line is None:
+            mold.line = _template(_without_secret(x))
         return _like(x, mold.line, suppressed)
-    if caller is not None and caller.token and len(caller.token) >= SECRET:
-        x = _blotted(x, caller.token)
-    elif mold is not None:
-        mold.line = _template(x)
-        return _like(x, mold.line, suppressed)
+    x = _without_secret(x)
     same = _same(x)
     return (
         f'{{"id":"{x.id}","time":"{rfc3339(x.at)}","client":{_client(x.client[SHORT])},{same[0]}'
@@ -76,17 +74,18 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     ).encode()
 
 
-def _like(x: Exchange, template: str, suppressed: int) -> bytes:
-    """The line of a hit like one before."""
-    t, ms, age, trace = x.timings, int(x.at * 1_000_000 + 0.5) // 1000, x.cache_age, x.trace
-    looked_up, total = f"{t.looked_up:.3f}", f"{t.total:.3f}"
-    shown = template % (
-        x.id,
-        _second(ms // 1000),
+def _like(x: Exchange, template: bytes, suppressed: int) -> bytes:
+    """The line of a hit like one before. A template of bytes: one of text is read letter by letter
+    (2 us for such a line)."""
+    t, ms, age = x.timings, int(x.at * 1_000_000 + 0.5) // 1000, x.cache_age
+    looked_up, total = b"%.3f" % (t.looked_up or 0.0), b"%.3f" % t.total
+    return template % (
+        x.id.encode(),
+        _second(ms // 1000).encode(),
         ms % 1000,
-        _client(x.client[SHORT]),
-        f"{age:.3f}" if age else "0.0",
-        "null" if x.client_retry is None else _retry(x.client_retry[SHORT]),
+        _client(x.client[SHORT]).encode(),
+        b"%.3f" % age if age else b"0.0",
+        b"null" if x.client_retry is None else _retry(x.client_retry[SHORT]).encode(),
         t.received,
         t.admitted,
         looked_up,
@@ -94,14 +93,13 @@ def _like(x: Exchange, template: str, suppressed: int) -> bytes:
         total,
         total,
         total,
-        _tags(x.tags) if x.tags else "{}",
-        "null" if trace is None else _text(trace),
-        _rare(x, suppressed) if suppressed else "",
+        _tags(x.tags).encode() if x.tags else b"{}",
+        b"null" if x.trace is None else _text(x.trace).encode(),
+        _rare(x, suppressed).encode() if suppressed else b"",
     )
-    return shown.encode()
 
 
-def _template(x: Exchange) -> str:
+def _template(x: Exchange) -> bytes:
     """The line of all hits like this one: who waited for nothing, and went no further than the
     look-up."""
     first, second, third = [part.replace("%", "%%") for part in _same(x)]
@@ -110,7 +108,7 @@ def _template(x: Exchange) -> str:
         '{"received":%.3f,"admitted":%.3f,"looked_up":%s,"connected":null,"first_byte":null,'
         '"first_token":%s,"last_byte":null,"booked":%s,"total":%s,"queued":0.0,"upstream":0.0,'
         '"overhead":%s},"tags":%s,"trace":%s%s}\n'
-    )
+    ).encode()
 
 
 def _same(x: Exchange) -> tuple[str, str, str]:
@@ -141,8 +139,16 @@ def _same(x: Exchange) -> tuple[str, str, str]:
     )
 
 
-def _blotted(x: Exchange, token: str) -> Exchange:
+def _secret(x: Exchange) -> str | None:
+    token = None if x.caller is None else x.caller.token
+    return token if token and len(token) >= SECRET else None
+
+
+def _without_secret(x: Exchange) -> Exchange:
     """Clients do put their key where it does not belong: in a path, a tag, a model's name (G7)."""
+    token = _secret(x)
+    if token is None:
+        return x
     changes: dict[str, Any] = {
         name: value.replace(token, BLOT)
         for name in _TEXTS

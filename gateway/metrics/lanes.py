@@ -42,8 +42,8 @@ def observe(row: Cell, bounds: tuple[float, ...], value: float) -> None:
 def observe_all(row: Cell, bounds: tuple[float, ...], values: Sequence[float]) -> list[int]:
     """One of each value; in which buckets."""
     places = list(map(bisect_left, repeat(bounds), values))
-    for place in places:
-        row[place] += 1
+    for place in {*places}:
+        row[place] += places.count(place)
     row[-1] += sum(values)
     return places
 

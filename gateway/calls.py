@@ -62,7 +62,11 @@ class Calls:
         """Make the call; once more without asking for usage where an upstream refuses that (A2)."""
         if trip.served is not None and trip.served != call.model and isinstance(call.body, bytes):
             call.body = await self.off_loop(partial(with_model, name=trip.served), call.body)
-        call.headers = onward(call.headers, trip.ask.context)
+        context = trip.ask.context
+        if context is None:
+            call.shared = trip.ask.shared
+        else:
+            call.headers = onward(call.headers, context)
         plain = call.body
         if request is None or not request.stream or request.asked_usage:
             return await self._send(trip, upstream, call)
@@ -103,6 +107,14 @@ class Peeked:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.reply, name)
+
+    def whole(self) -> bytes | None:
+        """The same, where the rest is here too."""
+        rest = self.reply.whole()
+        if rest is None:
+            return None
+        start, self.start = self.start, b""
+        return start + rest
 
     async def read(self) -> bytes:
         """The bytes that were looked at, then the rest."""

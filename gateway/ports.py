@@ -10,6 +10,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import msgspec
+from msgspec import Struct
+
 from gateway.entry import CacheStats, Entry, Selector, Ticket
 from gateway.exchange import (
     Bound,
@@ -109,10 +112,11 @@ class Client(Protocol):
 class Shared:
     """What was found out about a head's fields: kept for all requests with the same head."""
 
-    __slots__ = ("index", "said")
+    __slots__ = ("index", "said", "sent")
 
     def __init__(self) -> None:
         self.index: dict[str, str] | None = None
+        self.sent: dict[object, Any] = {}  # by upstream: how such requests are sent on
         self.said: Any = None  # what the pipeline read in them (`said.py`)
 
     def header(self, headers: HeaderList, name: str) -> str | None:
@@ -156,8 +160,7 @@ class Ask:
 # The upstream's side ------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class CallTimes:
+class CallTimes(Struct):
     """Monotonic seconds of one call's points; durations are the pipeline's arithmetic."""
 
     sent: float = 0.0
@@ -167,8 +170,7 @@ class CallTimes:
     attempts: int = 1
 
 
-@dataclass(slots=True)
-class Call:
+class Call(Struct):
     """One call to be made upstream. `body` is bytes (may be sent again) or a stream (never is).
 
     `path` follows the upstream's base URL, without a leading slash; `query` is raw.
@@ -184,8 +186,9 @@ class Call:
     length: int | None  # declared length of a streamed body
     caller: Caller
     model: str | None = None
+    shared: Shared | None = None  # by all with the same method, path, query and headers
     # filled while the call runs, also when it fails
-    times: CallTimes = field(default_factory=CallTimes)
+    times: CallTimes = msgspec.field(default_factory=CallTimes)
 
 
 class Reply(Protocol):
@@ -205,6 +208,9 @@ class Reply(Protocol):
 
     @property
     def times(self) -> CallTimes: ...
+
+    def whole(self) -> bytes | None:
+        """The body, where all of it has come by now; then it is read."""
 
     async def read(self) -> bytes:
         """Next bytes as they come, b"" at a clean end. UpstreamCut, UpstreamTimeout."""

@@ -160,6 +160,9 @@ class FakeReply:
         self._chunks = list(chunks)
         self.reads = 0
 
+    def whole(self) -> bytes | None:
+        return None  # it comes in pieces
+
     async def read(self) -> bytes:
         self.reads += 1
         while self._chunks:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import msgspec
 
@@ -22,14 +23,15 @@ from gateway.upstream import faults, rules
 from gateway.upstream.connection import Connection
 from gateway.upstream.dial import Dialer, find_proxy
 from gateway.upstream.headers import configured_headers, request_head, request_headers, via_entry
-from gateway.upstream.pool import Pool
-from gateway.upstream.reply import HTTPReply
+from gateway.upstream.pool import Pool, Turns
+from gateway.upstream.reply import HTTPReply, Terms
 from gateway.upstream.stats import Stats
-from gateway.upstream.upload import Upload
+from gateway.upstream.upload import SLICE, Upload
 
 # A pooled connection that was dead already says so at once; one that dies later may have worked.
 RETRY_WITHIN = 5.0  # seconds
 UNLISTED = (GatewayError, TimeoutError, msgspec.MsgspecError, UnicodeError)
+KEPT = 8  # upstreams that a request's head is kept for, as it leaves
 MODELS_WITHIN = 10.0  # seconds
 MODELS_LIMIT = 4 * 1024 * 1024  # bytes
 
@@ -56,6 +58,8 @@ class HTTPUpstream:
         self._target = rules.target(section)
         self._paths = section.paths if section.api_key else None
         self._via = via_entry(instance_id)
+        self._terms = Terms(section.name, clock, section.timeouts)
+        self._mark = object()  # of what is kept beside the heads of requests
         self._usage_refused = False
         self._proxy = find_proxy(section.proxy, self._target.prefix)
         self._dialer = Dialer(self._target.prefix, self._proxy, section.ca_file)
@@ -66,7 +70,7 @@ class HTTPUpstream:
         # A proxy of plain HTTP is asked for whole URLs (RFC 9112 section 3.2.2).
         self._origin = "" if self._proxy and not secure else self._target.origin
         self._host = f" HTTP/1.1\r\nhost: {self._dialer.target.host_header}\r\n"
-        self._turns = asyncio.Semaphore(section.max_connections)
+        self._turns = Turns(section.max_connections)
         self._pool: Pool | None = None
 
     # -- what it is --------------------------------------------------------------------------------
@@ -108,13 +112,14 @@ class HTTPUpstream:
         """Make the call; return when the head is here. UpstreamError, UpstreamTimeout, whatever
         reading the body raised, and the rules' 4xx for what is never relayed."""
         request = self._prepare(call)
-        call.times.sent = self._clock.monotonic()
-        await self._take_turn(request)
+        if not self._turns.take():
+            await self._take_turn(request)
+        stats = self.stats
+        stats.in_flight += 1
         try:
             found = await self._once(request, fresh=False)
             if isinstance(found, _Failure) and found.stale:
-                request.upload = Upload(call)
-                self.stats.retries += 1
+                stats.retries += 1
                 call.times.attempts += 1
                 found = await self._once(request, fresh=True)
         except BaseException:
@@ -143,55 +148,67 @@ class HTTPUpstream:
     # -- one call ----------------------------------------------------------------------------------
 
     def _prepare(self, call: Call) -> _Request:
-        rules.check_method(call.method)
-        url = self._target.url(call.path, call.query)
-        headers = request_headers(call.headers, call.caller, self._access, self._headers, self._via)
-        upload = Upload(call)
-        head = request_head(
-            f"{call.method} {url.removeprefix(self._origin)}{self._host}", headers, upload.framing
-        )
+        now = call.times.sent = self._clock.monotonic()
         total = self._section.timeouts.total
-        ends = None if total is None else asyncio.get_running_loop().time() + total
-        return _Request(call, head, upload, ends)
+        ends = None if total is None else now + total
+        lines, body = self._lines(call), call.body
+        if type(body) is bytes and 0 < len(body) <= SLICE:
+            return _Request(
+                call, b"%bcontent-length: %d\r\n\r\n%b" % (lines, len(body), body), ends
+            )
+        upload = Upload(call)
+        head = b"%b%b\r\n" % (lines, upload.framing.encode())
+        return _Request(call, head, ends, None if upload.whole == b"" else upload)
+
+    def _lines(self, call: Call) -> bytes:
+        """The head, but for its framing: made once for all calls of a caller with one head."""
+        shared = call.shared
+        if shared is not None:
+            known: tuple[Caller, bytes] | None = shared.sent.get(self._mark)
+            if known is not None and known[0] is call.caller:
+                return known[1]
+        rules.check_method(call.method)
+        url = self._target.url(call.path, call.query).removeprefix(self._origin)
+        headers = request_headers(call.headers, call.caller, self._access, self._headers, self._via)
+        lines = request_head(f"{call.method} {url}{self._host}", headers)
+        if shared is not None:
+            if len(shared.sent) >= KEPT:
+                shared.sent.clear()
+            shared.sent[self._mark] = call.caller, lines
+        return lines
 
     async def _take_turn(self, request: _Request) -> None:
         """At most `max_connections` calls at once; the others wait in line, and are seen to."""
         expired = False
-        if self._turns.locked():
-            await own_task()
-            self.stats.waits += 1
-            self.stats.waiting += 1
-            began = self._clock.monotonic()
-            try:
-                async with asyncio.timeout_at(self._patience(request)):
-                    await self._turns.acquire()
-            except TimeoutError:
-                expired = True
-            finally:
-                self.stats.waiting -= 1
-                request.call.times.queued = self._clock.monotonic() - began
-                self.stats.wait_seconds += request.call.times.queued
-        else:
-            await self._turns.acquire()
+        await own_task()
+        self.stats.waits += 1
+        self.stats.waiting += 1
+        began = self._clock.monotonic()
+        patience: float = self._section.timeouts.first_byte
+        if request.ends is not None:
+            patience = min(patience, request.ends - began)
+        try:
+            async with asyncio.timeout(patience):
+                await self._turns.wait()
+        except TimeoutError:
+            expired = True
+        finally:
+            self.stats.waiting -= 1
+            request.call.times.queued = self._clock.monotonic() - began
+            self.stats.wait_seconds += request.call.times.queued
         if expired:
             self.stats.outcomes[faults.TIMEOUT] += 1
             raise UpstreamTimeout(f"No connection to upstream '{self.name}' became free in time.")
-        self.stats.in_flight += 1
 
     def _done(self, outcome: str) -> None:
-        self._turns.release()
+        self._turns.give()
         self.stats.in_flight -= 1
         self.stats.outcomes[outcome] += 1
 
-    def _patience(self, request: _Request) -> float:
-        """When, in the loop's time, the wait for the next sign of life is over."""
-        until = asyncio.get_running_loop().time() + self._section.timeouts.first_byte
-        return until if request.ends is None else min(until, request.ends)
-
     async def _once(self, request: _Request, *, fresh: bool) -> HTTPReply | _Failure:
         """One attempt. A failure is returned, so that none is the context of another (I8)."""
-        call = request.call
-        self.stats.attempts += 1
+        call, stats = request.call, self.stats
+        stats.attempts += 1
         pool = self._pool or self._open()
         connection = None if fresh else pool.take()
         if connection is None:
@@ -201,12 +218,12 @@ class HTTPUpstream:
             connection = made
         times = call.times
         times.connected = self._clock.monotonic()
-        reply = HTTPReply(
-            self.name, pool.loop, self._clock, times, self._section.timeouts, request.ends
-        )
-        await reply.ask(connection, request.head, request.upload, bare=call.method == "HEAD")
+        reply = HTTPReply(self._terms, times, request.ends)
+        reply.begin(connection, request.wire, request.upload, bare=call.method == "HEAD")
+        await reply.answered()
         if reply.headed:
-            self.stats.told(dict(reply.headers))
+            if reply.varying:
+                stats.told(dict(reply.varying))
             return reply
         assert reply.error is not None
         # A pooled connection that was dead when it was taken (I4): nobody has seen the request.
@@ -215,15 +232,17 @@ class HTTPUpstream:
             and not isinstance(call.body, AsyncIterator)
             and self._clock.monotonic() - times.connected < RETRY_WITHIN
         )
+        if again and request.upload is not None:
+            request.upload = Upload(call)
         return _Failure(reply.error, reply.outcome or faults.ERROR, again)
 
     async def _connect(self, pool: Pool, request: _Request) -> Connection | _Failure:
         await own_task()
-        limit = pool.loop.time() + self._section.timeouts.connect
-        until = limit if request.ends is None else min(limit, request.ends)
+        limit: float = self._section.timeouts.connect
+        left = math.inf if request.ends is None else request.ends - self._clock.monotonic()
         reason = ""
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout(min(limit, left)):
                 return await pool.connect()
         except faults.NoConnection as exc:
             reason = str(exc)
@@ -233,7 +252,7 @@ class HTTPUpstream:
             return _Failure(faults.no_answer(self.name, reason), faults.CONNECT)
         message = (
             f"No connection to upstream '{self.name}' came about in time."
-            if until == limit
+            if limit <= left
             else f"Upstream '{self.name}' was not done in time."
         )
         return _Failure(UpstreamTimeout(message), faults.TIMEOUT)
@@ -241,7 +260,7 @@ class HTTPUpstream:
     def _open(self) -> Pool:
         if self._pool is None:
             loop = asyncio.get_running_loop()
-            self._pool = Pool(loop, self._dialer, self._section.keepalive)
+            self._pool = Pool(loop, self._clock, self._dialer, self._section.keepalive)
         return self._pool
 
     async def _listed(self, caller: Caller) -> list[dict[str, object]]:
@@ -264,14 +283,17 @@ class _Listing(msgspec.Struct):
     data: list[dict[str, object]]
 
 
-@dataclass(slots=True)
-class _Request:
-    """A call in the form in which it leaves. `ends`: the loop's time at which `total` is over."""
+class _Request(msgspec.Struct):
+    """A call in the form in which it leaves: `wire`, and what of its body `upload` sends after it.
+    `ends`: the second, by the clock, at which `total` is over."""
 
     call: Call
-    head: bytes = field(repr=False)
-    upload: Upload
+    wire: bytes
     ends: float | None
+    upload: Upload | None = None
+
+    def __repr__(self) -> str:
+        return "<_Request>"  # it has a credential in it
 
 
 @dataclass(slots=True)

@@ -1,9 +1,9 @@
 """One connection to an upstream: a request out, an answer in, one call at a time.
 
-llhttp does the grammar, without any of its leniencies. Rules: an answer is whole where its framing
-says so, and nowhere else; a connection serves again only if its request was sent whole and its
-answer read to exactly that end. Bytes that nobody asked for end it (RFC 9112 section 9.2), or they
-would be the next request's answer.
+Rules: an answer is whole where its framing says so, and nowhere else; a connection serves again
+only if its request was sent whole and its answer read to exactly that end. Bytes that nobody asked
+for end it (RFC 9112 section 9.2), or they would be the next request's answer. Heads are read in
+heads.py; what Content-Length counts is counted here, and llhttp reads chunks.
 """
 
 from __future__ import annotations
@@ -15,29 +15,28 @@ from typing import Protocol, cast
 
 import httptools
 
+from gateway.ports import Clock
 from gateway.upstream.faults import Break
+from gateway.upstream.heads import BODILESS, HEAD_LIMIT, Answer, KiB, Start, read
 
-KiB = 1024
-HEAD_LIMIT = 256 * KiB  # bytes of an answer's head, and of those before it (1xx)
-FIELD_LIMIT = 128 * KiB  # bytes of one header (requirement I7)
-HEADERS_LIMIT = 256
 OVERHEAD_LIMIT = 64 * KiB  # bytes of chunk sizes, extensions and trailers without a body byte
-BODILESS = frozenset({204, 304})
-
-RawHeaders = list[tuple[bytes, bytes]]
+_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
 
 
 class Receiver(Protocol):
     """Who made the call. Nothing of its own may be raised here."""
 
     def on_first_byte(self) -> None: ...
-    def on_head(self, status: int, headers: RawHeaders) -> None: ...
+    def on_head(self, answer: Answer) -> None: ...
     def on_data(self, data: bytes) -> None: ...
     def on_end(self) -> None: ...
     def on_break(self, why: Break) -> None: ...
 
     def on_alarm(self, now: float) -> None:
         """The time that was set with `wake` is over."""
+
+    def go_on(self) -> None:
+        """For now that is all: called last, since who waits goes on in it."""
 
 
 class Home(Protocol):
@@ -48,29 +47,27 @@ class Home(Protocol):
 
 
 class Connection(asyncio.Protocol):
-    """The protocol of one established socket. Times are the loop's."""
+    """The protocol of one established socket. Times are the clock's monotonic seconds."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, home: Home) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Clock, home: Home) -> None:
         self.uses = 0
         self.received = 0  # bytes since the present call began
         self._loop = loop
         self._home = home
         self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
         self._receiver: Receiver | None = None
-        self._alarm = Alarm(loop, self._ring)
+        self._alarm = Alarm(loop, clock, self._ring)
         self._drained: asyncio.Future[None] | None = None
         self._blocked = False  # the transport's buffer is full
         self._paused = False  # reading is
         self._sent = True  # the request was handed over whole
-        self._bare = False  # HEAD: the answer has no body, which llhttp cannot know
-        self._headers: RawHeaders = []
-        self._pieces: list[bytes] = []
-        self._headed = self._told = self._complete = False
-        self._surplus = False  # something came after the end
-        self._keep_alive = False
-        self._status = 0
-        self._until_close = False  # the body ends with the connection
+        self._bare = False  # HEAD: the answer has no body
+        # The answer.
+        self._start: Start | None = None  # of a head that is not all there
+        self._headed = self._keep_alive = False
+        self._left: int | None = 0  # bytes of the body still to come; None: not known
+        self._chunks: Chunks | None = None
+        self._in_chunks = False
         self._overhead = 0
 
     # -- one call ----------------------------------------------------------------------------------
@@ -85,9 +82,8 @@ class Connection(asyncio.Protocol):
         """Send `request`: its head, and its body if it is `whole`; else `write` brings the rest."""
         assert self._transport is not None
         self._receiver = receiver
-        self.received = self._overhead = 0
-        self._headers = []
-        self._headed = self._told = self._complete = self._until_close = False
+        self.received = 0
+        self._headed = False
         self._sent = whole
         self._bare = bare
         self._transport.write(request)
@@ -103,7 +99,7 @@ class Connection(asyncio.Protocol):
             await self._drained
 
     def wake(self, when: float) -> None:
-        """Call `on_alarm` at `when`, unless it is set anew before."""
+        """Call `on_alarm` at `when`, unless it is set anew before. Nobody's: close then."""
         self._alarm.at(when)
 
     def pause(self) -> None:
@@ -127,15 +123,16 @@ class Connection(asyncio.Protocol):
 
     def kill(self) -> None:
         """Close at once; who made the call is told that the connection has closed."""
+        receiver = self._receiver
         self._break(Break.CLOSED)
-
-    def rest(self, until: float) -> None:
-        """Nobody's until the next call; closed when it does not come in time."""
-        self._alarm.at(until)
+        if receiver is not None:
+            receiver.go_on()
 
     def _ring(self, now: float) -> None:
-        if self._receiver is not None:
-            self._receiver.on_alarm(now)
+        receiver = self._receiver
+        if receiver is not None:
+            receiver.on_alarm(now)
+            receiver.go_on()
         else:
             self.abort()
 
@@ -152,20 +149,11 @@ class Connection(asyncio.Protocol):
         if not self.received:
             receiver.on_first_byte()
         self.received += len(data)
-        intact = self._parse(data)
-        if self._headed and not self._told:
-            self._told = True
-            receiver.on_head(self._status, self._headers)
-        if self._pieces:
-            pieces, self._pieces = self._pieces, []
-            if self._receiver is receiver:
-                receiver.on_data(pieces[0] if len(pieces) == 1 else b"".join(pieces))
-        if self._receiver is not receiver:
-            return  # it has let go
-        if self._complete:
-            self._end(intact)
-        elif not intact:
-            self._break(Break.GARBAGE)
+        if not self._headed:
+            data = self._read_head(receiver, data)
+        if self._headed and self._receiver is receiver:
+            self._read_body(receiver, data)
+        receiver.go_on()
 
     def eof_received(self) -> None:
         self._hang_up(reset=False)
@@ -173,10 +161,11 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
         self._alarm.cancel()
-        self._hang_up(reset=exc is not None)
+        if self._chunks is not None:
+            self._chunks.close()
         self._wake_writer()
         self._home.lost(self)
-        del self._parser  # it holds this object
+        self._hang_up(reset=exc is not None)
 
     def pause_writing(self) -> None:
         self._blocked = True
@@ -190,16 +179,87 @@ class Connection(asyncio.Protocol):
         if drained is not None and not drained.done():
             drained.set_result(None)
 
-    # -- how an answer ends ------------------------------------------------------------------------
+    # -- the answer --------------------------------------------------------------------------------
+
+    def _read_head(self, receiver: Receiver, data: bytes) -> bytes:
+        """What follows the head, once it is all there (`_headed`)."""
+        try:
+            if self._start is not None:
+                data = self._start.feed(data)
+            answer = read(data)
+            while answer is not None and answer.head.status < 200:  # the answer is still to come
+                self._start, data = None, data[answer.size :]
+                answer = read(data)
+            if answer is None:
+                self._wait_for_head(data)
+                return b""
+        except ValueError:
+            self._break(Break.GARBAGE)
+            return b""
+        self._start, self._overhead, head = None, 0, answer.head
+        self._headed, self._keep_alive = True, head.keep_alive
+        self._in_chunks = False
+        if self._bare or head.status in BODILESS:
+            self._left = 0
+        elif head.chunked:
+            self._left, self._in_chunks = None, True
+            self._chunks = self._chunks or Chunks()
+            self._chunks.begin()
+        else:
+            self._left = answer.length
+        receiver.on_head(answer)
+        return data[answer.size :]
+
+    def _wait_for_head(self, data: bytes) -> None:
+        if self.received > HEAD_LIMIT:
+            raise ValueError
+        if self._start is None and data:
+            self._start = Start()
+            self._start.feed(data)
+
+    def _read_body(self, receiver: Receiver, data: bytes) -> None:
+        left, size = self._left, len(data)
+        if left is not None:
+            if size < left:
+                self._left = left - size
+                if data:
+                    receiver.on_data(data)
+                return
+            if left:
+                receiver.on_data(data[:left])
+            ended, intact = True, size == left
+        elif self._in_chunks and self._chunks is not None:
+            data, ended, intact = self._chunks.feed(data)
+            if data:
+                self._overhead = 0
+                receiver.on_data(data)
+            else:
+                self._overhead += size
+                intact = intact and self._overhead <= OVERHEAD_LIMIT
+        else:
+            ended, intact = False, True
+            if data:
+                receiver.on_data(data)
+        if self._receiver is not receiver:
+            return  # it has let go
+        if ended:
+            self._end(intact)
+        elif not intact:
+            self._break(Break.GARBAGE)
+
+    # -- how it ends -------------------------------------------------------------------------------
 
     def _hang_up(self, *, reset: bool) -> None:
         """The upstream has closed: the end of a body that nothing else delimits, else a cut."""
-        if self._receiver is None:
+        receiver = self._receiver
+        if receiver is None:
             self.abort()
-        elif self._told and self._until_close and not reset:
+            return
+        if self._headed and self._left is None and not (self._in_chunks or reset):
             self._end(False)
         else:
             self._break(Break.CLOSED)
+        receiver.go_on()
 
     def _end(self, intact: bool) -> None:
         receiver, self._receiver = self._receiver, None
@@ -210,12 +270,13 @@ class Connection(asyncio.Protocol):
             intact
             and self._keep_alive
             and self._sent
-            and not (self._surplus or self._bare)
+            and not self._bare
             and transport is not None
             and not transport.is_closing()
             and not transport.get_write_buffer_size()
         ):
-            self.resume()
+            if self._paused:
+                self.resume()
             self._home.rested(self)
         else:
             self.abort()
@@ -227,91 +288,70 @@ class Connection(asyncio.Protocol):
         if receiver is not None:
             receiver.on_break(why)
 
-    # -- the parser --------------------------------------------------------------------------------
 
-    def _parse(self, data: bytes) -> bool:
-        """False: from here on it is not HTTP, or past a limit."""
+class Chunks:
+    """llhttp over chunked bodies, one after the other. Trailers are read and dropped."""
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self.on_body = self._pieces.append  # not a frame for each chunk
+        self._whole: int | None = None  # pieces of a body that has ended
+        self._messages = 0
+        self._parser = httptools.HttpResponseParser(self)
+
+    def begin(self) -> None:
+        """The next body. ValueError: the one before was no HTTP."""
+        self._whole, self._messages = None, 0
+        self._parser.feed_data(_CHUNKED)
+
+    def feed(self, data: bytes) -> tuple[bytes, bool, bool]:
+        """What is in the chunks; has the body ended; is it HTTP, and nothing behind its end."""
+        pieces = self._pieces
         try:
             self._parser.feed_data(data)
+            intact = self._messages == 1
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            return False
-        if not self._headed:
-            return self.received <= HEAD_LIMIT
-        if not self._pieces and self._told:
-            self._overhead += len(data)
-            return self._overhead <= OVERHEAD_LIMIT
-        self._overhead = 0
-        return True
+            intact = False
+        ended = self._whole is not None
+        body = b"".join(pieces if self._whole is None else pieces[: self._whole])
+        pieces.clear()
+        return body, ended, intact
+
+    def close(self) -> None:
+        """It can be forgotten: its parser holds it."""
+        del self._parser
 
     def on_message_begin(self) -> None:
-        self._surplus = self._complete
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if self._headed:
-            return  # a trailer: read and dropped
-        if len(self._headers) >= HEADERS_LIMIT or len(name) + len(value) > FIELD_LIMIT:
-            raise ValueError  # httptools makes it its own error
-        self._headers.append((name, value))
-
-    def on_headers_complete(self) -> None:
-        if self._complete:
-            return
-        parser = self._parser
-        status = parser.get_status_code()
-        version = parser.get_http_version()
-        if version not in {"1.1", "1.0"} or status == 101:
-            raise ValueError
-        if status < 200:
-            return
-        self._status = status
-        self._keep_alive = parser.should_keep_alive()
-        if self._bare:
-            self._complete = True
-        elif not self._keep_alive and status not in BODILESS:
-            self._find_end({name.lower() for name, _ in self._headers}, version)
-        self._headed = True
-
-    def _find_end(self, names: set[bytes], version: str) -> None:
-        """Of an answer after which the connection closes (RFC 9112 sections 6.1 and 6.3)."""
-        if b"transfer-encoding" in names:
-            if version == "1.0":
-                raise ValueError
-        else:
-            self._until_close = b"content-length" not in names
-
-    def on_body(self, data: bytes) -> None:
-        if self._complete:
-            self._surplus = True
-        else:
-            self._pieces.append(data)
+        self._messages += 1
 
     def on_message_complete(self) -> None:
-        if self._headed:
-            self._complete = True
-        else:  # 1xx: the answer is still to come
-            self._headers = []
+        if self._whole is None:
+            self._whole = len(self._pieces)
 
 
 class Alarm:
     """One timer that is set anew only where it rings too early: to put its time off costs none."""
 
-    __slots__ = ("_at", "_due", "_loop", "_ring", "_timer")
+    __slots__ = ("_at", "_clock", "_due", "_loop", "_ring", "_timer")
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, ring: Callable[[float], None]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, ring: Callable[[float], None]
+    ) -> None:
         self._loop = loop
+        self._clock = clock
         self._ring = ring
         self._timer: asyncio.TimerHandle | None = None
         self._at = self._due = math.inf  # when the timer rings; when it should
 
     def at(self, due: float) -> None:
-        """Ring at `due`, the loop's seconds, and not at the time set before."""
+        """Ring at `due`, by the clock, and not at the time set before."""
         self._due = due
         if self._timer is not None:
             if self._at <= due:
                 return
             self._timer.cancel()
         self._at = due
-        self._timer = self._loop.call_at(due, self._rang)
+        self._timer = self._loop.call_later(max(0.0, due - self._clock.monotonic()), self._rang)
 
     def cancel(self) -> None:
         """Never ring again; its owner can be forgotten."""
@@ -322,10 +362,11 @@ class Alarm:
 
     def _rang(self) -> None:
         self._timer = None
-        if self._due > self._at:
+        now = self._clock.monotonic()
+        if self._due > now:  # put off meanwhile, or the loop's clock is coarser
             self.at(self._due)
         else:
-            self._ring(self._loop.time())
+            self._ring(now)
 
 
 def _silent(_: float) -> None:

@@ -346,6 +346,10 @@ class EchoReply:
         self._ended = False
         self._closed = asyncio.Event()
 
+    def whole(self) -> bytes | None:
+        """It comes in chunks, as a model says it."""
+        return None
+
     async def read(self) -> bytes:
         """The next chunk. UpstreamCut once closed."""
         if self._ended:

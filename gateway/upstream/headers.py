@@ -51,12 +51,12 @@ def configured_headers(headers: Mapping[str, str]) -> HeaderList:
     return [(name.lower(), str(v).encode().decode("latin-1")) for name, v in headers.items()]
 
 
-def request_head(start: str, headers: HeaderList, framing: str) -> bytes:
-    """The bytes of a request's head. `start`: its first lines; `framing`: the line that says how
-    long its body is, or "". ValueError rather than a line more than was meant."""
+def request_head(start: str, headers: HeaderList) -> bytes:
+    """The lines of a request's head; its framing and the blank line are to follow. `start`: its
+    first two lines. ValueError rather than a line more than was meant."""
     lines = "".join([f"{name}: {value}\r\n" for name, value in headers])
-    head = f"{start}{lines}{framing}\r\n".encode("latin-1")
-    if head.count(b"\n") != len(headers) + 3 + bool(framing) or head.count(b"\r\n\r\n") != 1:
+    head = f"{start}{lines}".encode("latin-1")
+    if head.count(b"\n") != len(headers) + 2 or b"\r\n\r\n" in head:
         raise ValueError("a request's head would not be what it says")
     return head
 
@@ -124,12 +124,14 @@ def _fate_of_request(name: str) -> _Fate:
 @dataclass(frozen=True, slots=True)
 class ResponseHead:
     """What an upstream's head says. `headers`: what is passed on; `length`: of the body, declared;
-    `encoded`: with a Content-Encoding that was not asked for."""
+    `encoded`: with a Content-Encoding that was not asked for; `hops`: what ends here, as it says
+    itself."""
 
     headers: HeaderList
     length: int | None
     encoded: bool
     transfer_encoding: str | None
+    hops: frozenset[str]
 
 
 def response_head(raw: Iterable[tuple[bytes, bytes]]) -> ResponseHead:
@@ -149,16 +151,23 @@ def response_head(raw: Iterable[tuple[bytes, bytes]]) -> ResponseHead:
         # CVE-2026-34520: what is emitted again is checked again
         if value.isprintable() or not _CONTROL.search(value):
             headers.append((name, value))
-    if "connection" in said:
-        hop_by_hop = _listed(said["connection"])
-        headers = [pair for pair in headers if pair[0] not in hop_by_hop]
+    hops = frozenset(_listed(said.get("connection", ""))) - {"", "close", "keep-alive"}
+    if hops:
+        headers = [pair for pair in headers if pair[0] not in hops]
     length = said.get("content-length", "")
     return ResponseHead(
         headers=headers,
         length=int(length) if length.isdecimal() else None,
         encoded=said.get("content-encoding", "").lower() not in {"", "identity"},
         transfer_encoding=said.get("transfer-encoding"),
+        hops=hops,
     )
+
+
+def passes(raw: bytes) -> str | None:
+    """The name of an answer's header, where it is passed on as it is."""
+    name, fate = _received.get(raw) or _learn(_received, raw, _fate_of_answer(raw))
+    return name if fate is _Fate.PASSES else None
 
 
 _SAID = frozenset({"connection", "content-encoding", "content-length", "transfer-encoding"})

@@ -5,7 +5,9 @@ before it, visibly.
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 
+from gateway.ports import Clock
 from gateway.upstream.connection import Connection
 from gateway.upstream.dial import Dialer
 from gateway.upstream.faults import NoConnection
@@ -14,9 +16,12 @@ from gateway.upstream.faults import NoConnection
 class Pool:
     """The connections of one upstream within one running loop (`Home` of each)."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, dialer: Dialer, keepalive: float) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Clock, dialer: Dialer, keepalive: float
+    ) -> None:
         """`keepalive`: seconds after which an idle connection is closed."""
         self.loop = loop
+        self._clock = clock
         self._dialer = dialer
         self._keepalive = keepalive
         self._all: set[Connection] = set()
@@ -39,7 +44,7 @@ class Pool:
     async def connect(self) -> Connection:
         """A new one. NoConnection; who gives up waiting leaves nothing behind."""
         self._check_open()
-        made = Connection(self.loop, self)
+        made = Connection(self.loop, self._clock, self)
         self._all.add(made)
         try:
             await self._dialer.dial(made)
@@ -64,8 +69,48 @@ class Pool:
 
     def rested(self, connection: Connection) -> None:
         self._resting[connection] = None
-        connection.rest(self.loop.time() + self._keepalive)
+        connection.wake(self._clock.monotonic() + self._keepalive)
 
     def lost(self, connection: Connection) -> None:
         self._resting.pop(connection, None)
         self._all.discard(connection)
+
+
+class Turns:
+    """At most so many at once; who finds none free stands in line."""
+
+    __slots__ = ("_free", "_line")
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+        self._line: deque[asyncio.Future[None]] = deque()
+
+    def take(self) -> bool:
+        """Take a turn, if one is free."""
+        if self._free:
+            self._free -= 1
+            return True
+        return False
+
+    async def wait(self) -> None:
+        """Stand in line for a turn, and take it."""
+        if self.take():
+            return
+        turn = asyncio.get_running_loop().create_future()
+        self._line.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():
+                self.give()  # it was handed over in this moment
+            raise
+
+    def give(self) -> None:
+        """Give it back: to who has stood in line longest."""
+        line = self._line
+        while line:
+            turn = line.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                return
+        self._free += 1

@@ -8,78 +8,84 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
 from gateway.config import Timeouts
 from gateway.errors import UpstreamCut, UpstreamTimeout
 from gateway.exchange import HeaderList
+from gateway.leash import Pause
 from gateway.ports import CallTimes, Clock
 from gateway.upstream import faults
-from gateway.upstream.connection import Connection, RawHeaders
+from gateway.upstream.connection import Connection
 from gateway.upstream.faults import Break
-from gateway.upstream.headers import response_head, usable
-from gateway.upstream.stats import status_class
+from gateway.upstream.heads import Answer
 from gateway.upstream.upload import Upload
 
 READ_BUFFER = 128 * 1024  # bytes; past it the socket is not read
 
 
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all calls to one upstream have in common."""
+
+    name: str
+    clock: Clock
+    timeouts: Timeouts
+
+
 class HTTPReply:
-    """The `Reply` port, and the `Receiver` of its connection: one attempt at one call."""
+    """The `Reply` port, and the `Receiver` of its connection: one attempt at one call.
 
-    __slots__ = (
-        "_buffer", "_buffered", "_clock", "_connection", "_done", "_ends", "_loop",
-        "_name", "_stopped", "_take", "_timeouts", "_upload", "_waiter", "_waiting_since",
-        "encoded", "error", "headed", "headers", "length", "outcome", "stale", "status", "times",
-    )  # fmt: skip
+    Most answers come whole: what they do not come to stands on the class.
+    """
 
-    def __init__(
-        self,
-        name: str,
-        loop: asyncio.AbstractEventLoop,
-        clock: Clock,
-        times: CallTimes,
-        timeouts: Timeouts,
-        ends: float | None,
-    ) -> None:
-        """`ends`: the loop's time at which `timeouts.total` is over."""
+    status = 0
+    headers: HeaderList
+    varying: HeaderList  # of them, those that differ from answer to answer
+    length: int | None = None
+    encoded = False
+    headed = False
+    error: Exception | None = None
+    outcome: str | None = None  # once it is over
+    stale = False  # the connection was dead when it was taken
+    _class = ""  # of its status
+    _connection: Connection | None = None
+    _upload: asyncio.Task[None] | None = None
+    _done: Callable[[str], None] | None = None
+    _buffered = 0
+    _take: Callable[[bytes], bool] | None = None
+    _stopped = False
+    _pause: Pause | None = None  # somebody waits
+    _news = False  # for who waits
+    _waiting_since: float | None = None
+
+    def __init__(self, terms: Terms, times: CallTimes, ends: float | None) -> None:
+        """`ends`: the second, by the clock, at which `timeouts.total` is over."""
         self.times = times
-        self.status = 0
-        self.headers: HeaderList = []
-        self.length: int | None = None
-        self.encoded = False
-        self.error: Exception | None = None
-        self.outcome: str | None = None  # once it is over
-        self.stale = False  # the connection was dead when it was taken
-        self._name = name
-        self._loop = loop
-        self._clock = clock
-        self._timeouts = timeouts
+        self._terms = terms
         self._ends = ends
-        self._connection: Connection | None = None
-        self._upload: asyncio.Task[None] | None = None
-        self._done: Callable[[str], None] | None = None
-        self.headed = False
         self._buffer: list[bytes] = []
-        self._buffered = 0
-        self._take: Callable[[bytes], bool] | None = None
-        self._stopped = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._waiting_since: float | None = None
 
     # -- the call ----------------------------------------------------------------------------------
 
-    async def ask(self, connection: Connection, head: bytes, upload: Upload, *, bare: bool) -> None:
-        """Send the request; return when the answer's head is here, or `error` says why not."""
+    def begin(
+        self, connection: Connection, request: bytes, upload: Upload | None, *, bare: bool
+    ) -> None:
+        """Send the request; `upload` brings the rest of it. What comes of it: `answered`."""
         self._connection = connection
-        body = upload.whole
-        connection.begin(self, head + body if body else head, whole=body is not None, bare=bare)
+        connection.begin(self, request, whole=upload is None, bare=bare)
         self._progress()
-        if body is None:
-            self._upload = self._loop.create_task(self._send(connection, upload))
+        if upload is not None:
+            sending = self._send(connection, upload)
+            self._upload = asyncio.get_running_loop().create_task(sending)
+
+    async def answered(self) -> None:
+        """Return when the answer's head is here, or `error` says why not."""
         try:
-            await self._wait()
+            while not (self.headed or self.outcome):
+                await self._wait()
         except BaseException:
             self.close()
             raise
@@ -99,14 +105,22 @@ class HTTPReply:
             pass  # the connection tells
         except Exception as exc:
             self._fail(exc, faults.CUT if self.headed else faults.ABANDONED)
+            self.go_on()
 
     def _progress(self) -> None:
         """A sign of life of the request: the wait for the answer begins anew."""
         if not self.headed and self._connection is not None:
-            due = self._loop.time() + self._timeouts.first_byte
-            self._connection.wake(due if self._ends is None else min(due, self._ends))
+            terms, ends = self._terms, self._ends
+            due = terms.clock.monotonic() + terms.timeouts.first_byte
+            self._connection.wake(due if ends is None or due < ends else ends)
 
     # -- the port ----------------------------------------------------------------------------------
+
+    def whole(self) -> bytes | None:
+        """The body, where all of it is here; it is read then."""
+        if self.outcome is None or self.error is not None:
+            return None
+        return self._drain() if self._buffer else b""
 
     async def read(self) -> bytes:
         """Next bytes as they come, b"" at a clean end. UpstreamCut, UpstreamTimeout."""
@@ -141,11 +155,12 @@ class HTTPReply:
     def close(self) -> None:
         """Let go: an answer that was read to its end has given its connection back, any other
         closes it."""
-        let_go = UpstreamCut(f"The answer of upstream '{self._name}' was let go.")
-        if self._buffer:
-            self._buffer.clear()
-            self.error = let_go
-        self._fail(let_go, faults.ABANDONED)
+        if self._buffer or self.outcome is None:
+            let_go = UpstreamCut(f"The answer of upstream '{self._terms.name}' was let go.")
+            if self._buffer:
+                self._buffer.clear()
+                self.error = let_go
+            self._fail(let_go, faults.ABANDONED)
 
     def __enter__(self) -> Self:
         return self
@@ -167,33 +182,34 @@ class HTTPReply:
             self._connection.resume()
         return data
 
-    async def _wait(self) -> None:
-        self._waiting_since = self._loop.time()
-        self._waiter = self._loop.create_future()
-        try:
-            await self._waiter
-        finally:
-            self._waiter = self._waiting_since = None
+    # -- who waits ---------------------------------------------------------------------------------
 
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
+    def _wait(self) -> Pause:
+        """To be awaited: it is over when there are news."""
+        self._waiting_since = self._terms.clock.monotonic()
+        self._news = False
+        pause = self._pause = Pause()
+        if self.headed:
+            self._watch()
+        return pause
+
+    def go_on(self) -> None:
+        """Who waits goes on, if there are news. To be called last."""
+        pause = self._pause
+        if self._news and pause is not None:
+            self._pause = self._waiting_since = None
+            pause.end()
 
     # -- what the connection tells -----------------------------------------------------------------
 
     def on_first_byte(self) -> None:
-        self.times.first_byte = self._clock.monotonic()
+        self.times.first_byte = self._terms.clock.monotonic()
 
-    def on_head(self, status: int, headers: RawHeaders) -> None:
-        head = response_head(headers)
-        if not usable(status, head.transfer_encoding):
-            self.on_break(Break.GARBAGE)
-            return
-        self.status = status
-        self.headers, self.length, self.encoded = head.headers, head.length, head.encoded
-        self.headed = True
-        self._watch()
-        self._wake()
+    def on_head(self, answer: Answer) -> None:
+        head = answer.head
+        self.status, self._class, self.encoded = head.status, head.outcome, head.encoded
+        self.headers, self.varying, self.length = answer.headers, answer.varying, answer.length
+        self.headed = self._news = True
 
     def on_data(self, data: bytes) -> None:
         take = self._take
@@ -202,9 +218,9 @@ class HTTPReply:
             self._buffered += len(data)
             if self._buffered > READ_BUFFER and self._connection is not None:
                 self._connection.pause()
-            self._wake()
+            self._news = True
             return
-        self._waiting_since = self._loop.time()
+        self._waiting_since = self._terms.clock.monotonic()
         try:
             if take(data):
                 return
@@ -212,29 +228,29 @@ class HTTPReply:
         except Exception as exc:
             self._fail(exc, faults.ABANDONED)
         self._take = None
-        self._wake()
+        self._news = True
 
     def on_end(self) -> None:
-        self._over(status_class(self.status))
+        self._over(self._class)
 
     def on_break(self, why: Break) -> None:
-        connection = self._connection
+        connection, name = self._connection, self._terms.name
         if self.headed:
-            self._fail(faults.cut_short(self._name, why), faults.CUT)
+            self._fail(faults.cut_short(name, why), faults.CUT)
             return
         if connection is not None and connection.uses and not connection.received:
             self.stale = why is Break.CLOSED
-        self._fail(faults.no_answer(self._name, why.value), faults.ERROR)
+        self._fail(faults.no_answer(name, why.value), faults.ERROR)
 
     # -- deadlines ---------------------------------------------------------------------------------
 
     def on_alarm(self, now: float) -> None:
-        name, since = self._name, self._waiting_since
+        name, since = self._terms.name, self._waiting_since
         if self._ends is not None and now >= self._ends:
             self._time_out(f"Upstream '{name}' was not done in time.")
         elif not self.headed:
             self._time_out(f"Upstream '{name}' did not begin to answer in time.")
-        elif since is not None and now - since >= self._timeouts.idle:
+        elif since is not None and now - since >= self._terms.timeouts.idle:
             self._time_out(f"Upstream '{name}' fell silent.")
         else:
             self._watch()
@@ -242,9 +258,9 @@ class HTTPReply:
     def _watch(self) -> None:
         """Silence counts while somebody waits for bytes."""
         if self._connection is not None:
-            quiet_since = self._waiting_since
-            due = (self._loop.time() if quiet_since is None else quiet_since) + self._timeouts.idle
-            self._connection.wake(due if self._ends is None else min(due, self._ends))
+            since, ends, terms = self._waiting_since, self._ends, self._terms
+            due = (terms.clock.monotonic() if since is None else since) + terms.timeouts.idle
+            self._connection.wake(due if ends is None or due < ends else ends)
 
     def _time_out(self, message: str) -> None:
         self._fail(UpstreamTimeout(message), faults.TIMEOUT)
@@ -261,6 +277,7 @@ class HTTPReply:
 
     def _over(self, outcome: str) -> None:
         self.outcome = outcome
+        self._news = True
         # It may be another call's from now on: not ours to close.
         self._connection = None
         upload, self._upload = self._upload, None
@@ -269,4 +286,3 @@ class HTTPReply:
         done, self._done = self._done, None
         if done is not None:
             done(outcome)
-        self._wake()

@@ -177,12 +177,12 @@ async def test_what_is_around_a_body_has_a_limit(serve: Serve, make: Make, flood
 @pytest.mark.parametrize("odd", ["a\r\nX: b", "a\nb", "\r\n", "a\r\n\r\nGET / HTTP/1.1"])
 def test_a_request_never_has_a_line_more_than_was_meant(odd: str) -> None:
     start, good = "GET / HTTP/1.1\r\nhost: a\r\n", [("x", "y")]
-    assert request_head(start, good, "") == b"GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n\r\n"
+    assert request_head(start, good) == b"GET / HTTP/1.1\r\nhost: a\r\nx: y\r\n"
     for headers in ([("x", odd)], [(odd, "y")]):
         with pytest.raises(ValueError, match="head"):
-            request_head(start, headers, "")
+            request_head(start, headers)
     with pytest.raises(ValueError, match="head"):
-        request_head(f"GET /{odd} HTTP/1.1\r\nhost: a\r\n", good, "")
+        request_head(f"GET /{odd} HTTP/1.1\r\nhost: a\r\n", good)
 
 
 @pytest.mark.parametrize("sent", [(b"ab",), (b"ab", b"cdef")], ids=["short", "long"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -91,6 +93,18 @@ def test_what_varies_is_each_answers_own() -> None:
         assert answer.headers == [("content-type", "text/plain"), *varying]
         assert answer.length == number
     assert len(heads._heads) == 1
+
+
+def test_heads_that_differ_only_in_what_varies_are_not_mixed_up() -> None:
+    """In each order: the one that was read first says nothing about the others."""
+    lines = ("Date: d", "Content-Length: 5", "Age: 5", "x-request-id: r", "X-Request-Id: r")
+    alike = [
+        head(*chosen) for count in (0, 1, 2) for chosen in itertools.permutations(lines, count)
+    ]
+    expected = {data: anew(data) for data in alike}
+    for order in (alike, alike[::-1]):
+        heads._heads.clear()
+        assert {data: said(data) for data in order} == expected
 
 
 @pytest.mark.parametrize(

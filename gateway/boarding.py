@@ -1,90 +1,32 @@
 """What a chat request may board: a kept answer, an equal request's flight, or one of its own.
 
-Plans come first and decide everything that can be decided; the pipeline acts on them. The rules are
-the cache room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an upstream.
+Plans (`plans.py`) come first and decide everything that can be decided. The rules are the cache
+room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an upstream.
 """
 
 from __future__ import annotations
 
 import logging
-from collections import OrderedDict, deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import deque
 from weakref import ref
-
-from msgspec import Struct
 
 from gateway.abandoned import AbandonedFlights
 from gateway.cache import rules
-from gateway.cache.rules import Landing, Policies, Policy, Traits, Wish
+from gateway.cache.rules import Landing
 from gateway.calls import Calls
 from gateway.config import Cache as CacheSection
-from gateway.config import Scope
 from gateway.entry import Entry, Recording, Ticket
-from gateway.exchange import NO_USAGE, CacheState, Caller, Exchange, Grant, Mold
+from gateway.exchange import NO_USAGE, Exchange, Mold
 from gateway.flight import Flight
 from gateway.forms import REPLAYED, Forms, Replay, beside, is_own, recorded
 from gateway.leash import Leash, own_task
-from gateway.ports import Ask, Cache, ClientGone, Clock, Upstream
-from gateway.said import Asks, said
+from gateway.plans import Plan, Plans
+from gateway.ports import Cache, ClientGone, Clock, Upstream
 from gateway.trip import Trip
-from gateway.wire.chat import DECISIVE, ChatRequest, request_of
-from gateway.wire.document import read_document
 
 log = logging.getLogger("gateway.boarding")
 
-NO_GRANT = Grant()
-KNOWN_LARGEST = 256 * 1024  # bytes of a body that is remembered
-PLANNED_LARGEST = 256  # characters of what a head asks, in a plan that is remembered
-_OF_A_KNOWN = 1500  # bytes of Python's own; a test holds it to what tracemalloc sees
-_OF_A_MOLD = 4000  # the same, with what sinks make of it
-
-
-class Known(Struct, gc=False):
-    """A body that was read: what it asks, its traits, the digest of its canonical form; and the
-    plan of who asked it last."""
-
-    request: ChatRequest
-    traits: Traits
-    digest: bytes | None
-    plan: Plan | None = None
-
-    def planned(self, caller: Caller, asks: Asks, upstreams: Sequence[Upstream]) -> Plan | None:
-        """The plan for the same again: nothing that it depends on has changed."""
-        plan = self.plan
-        if plan is None or plan.caller is not caller or plan.upstreams is not upstreams:
-            return None
-        return plan if plan.asks is asks or plan.asks == asks else None
-
-    @property
-    def weight(self) -> int:
-        """Bytes that it takes in memory, by a generous estimate."""
-        return _OF_A_KNOWN + len(self.request.body) + 8 * len(self.request.model)
-
-
-@dataclass(slots=True, weakref_slot=True)
-class Plan:
-    """What one request is to the cache, and where it goes if there is nothing. `key` None: nothing,
-    for the reason in `bypass`; `shown` is what logs have of it. Never changed, but for `mold`."""
-
-    request: ChatRequest
-    wish: Wish
-    policy: Policy
-    scope: str
-    key: bytes | None
-    bypass: str | None
-    upstream: Upstream
-    served: str
-    # What it depends on, besides the body.
-    caller: Caller
-    asks: Asks
-    upstreams: Sequence[Upstream]
-    shown: str | None
-    state: CacheState
-    reads: bool
-    keeps: bool
-    logged: bool  # the journal may keep something of it
-    mold: Mold | None = None  # of the hits of this plan
+_OF_A_MOLD = 4000  # bytes of Python's own, with what sinks make of it; a test holds it to that
 
 
 def take(trip: Trip, plan: Plan) -> None:
@@ -101,96 +43,17 @@ class Boarding:
         self.cache = cache
         self.abandoned = AbandonedFlights(section.abandoned)
         self._clock = clock
-        self._calls = calls
-        self._known: OrderedDict[bytes, Known] = OrderedDict()
+        self.plans = Plans(section, calls)
         self._forms = Forms(calls)
         self._flights: dict[tuple[bytes, bool], Flight] = {}
         self.reconfigure(section)
 
     def reconfigure(self, section: CacheSection) -> None:
         """Take a new `cache` section, from the next request on."""
-        self._policies = Policies(section)
-        self._ignored = frozenset(section.ignore_fields)
+        self.plans.reconfigure(section)
         self.abandoned.limits = section.abandoned
-        self._known.clear()
-        self._known_bytes, self._known_limit = 0, beside(section.memory)
         self._molds = deque[ref[Plan]](maxlen=beside(section.memory) // _OF_A_MOLD)
         self._forms.resize(beside(section.memory))
-
-    # -- plan --------------------------------------------------------------------------------------
-
-    async def know(self, body: bytes) -> Known:
-        """What a body asks. One that came before, byte for byte, is not parsed again."""
-        known = self._known.get(body)
-        if known is not None:
-            self._known.move_to_end(body)  # the one not seen for longest goes first
-            return known
-        if len(body) > KNOWN_LARGEST:
-            return await self._calls.off_loop(self._study, body)
-        known = self._known[body] = self._study(body)
-        self._known_bytes += known.weight
-        while self._known_bytes > self._known_limit:
-            self._known_bytes -= self._known.popitem(last=False)[1].weight
-        return known
-
-    def _study(self, body: bytes) -> Known:
-        document = read_document(body, DECISIVE)
-        request = request_of(document, self._ignored)
-        return Known(request, rules.traits_of(document.found, request.reason), request.digest)
-
-    def plan(
-        self,
-        known: Known,
-        caller: Caller,
-        ask: Ask,
-        upstream: Upstream,
-        upstreams: Sequence[Upstream],
-        *,
-        logged: bool,
-    ) -> Plan:
-        """What this request is to the cache; its key, its wish, its reason to pass by. `upstream`
-        was chosen of `upstreams`; `logged`: the journal may keep something of it."""
-        request, asks, grant = known.request, said(ask).asks, caller.grant or NO_GRANT
-        controls = rules.ALL if grant.controls is None else grant.controls
-        wish = rules.read_wish(asks.cache_control, asks.cache_ttl, controls)
-        enabled = upstream.cache and grant.cache is not False
-        policy = self._policies.of(request.model, enabled=enabled, ttl=upstream.cache_ttl)
-        bypass = rules.bypass_reason(known.traits, wish, policy)
-        allowed = policy.scope if grant.scope is None else Scope(grant.scope)
-        scope = rules.scope_of(caller, allowed, caller.team_id)
-        served, key = upstream.real_name(request.model), None
-        if bypass is None and known.digest is not None:
-            key = rules.identity(
-                scope=scope,
-                path=ask.path,
-                query=asks.query,
-                upstream=upstream.name,
-                base_url=upstream.base_url,
-                model=served or request.model,
-                headers=asks.semantic,
-                body=known.digest,
-            )
-        made = Plan(
-            request,
-            wish,
-            policy,
-            scope,
-            key,
-            bypass,
-            upstream,
-            served,
-            caller,
-            asks,
-            upstreams,
-            None if key is None else key.hex()[:16],
-            CacheState.BYPASS if key is None else CacheState.MISS,
-            reads=key is not None and wish.reads,
-            keeps=key is not None and wish.keeps,
-            logged=logged,
-        )
-        if asks.size <= PLANNED_LARGEST:
-            known.plan = made
-        return made
 
     # -- look up -----------------------------------------------------------------------------------
 

@@ -292,17 +292,9 @@ class Reader:
     landing, since it takes the answer in another form."""
 
     __slots__ = (
-        "_caught_up",
-        "_hides_usage",
-        "_leash",
-        "_make_head",
-        "_on_gone",
-        "client",
-        "flight",
-        "left",
-        "position",
-        "ready",
-    )
+        "_caught_up", "_hides_usage", "_leash", "_make_head", "_on_gone", "client", "flight",
+        "left", "position", "ready",
+    )  # fmt: skip
 
     def __init__(
         self,

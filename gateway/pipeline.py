@@ -29,7 +29,7 @@ from gateway.answers import (
     send_kept,
     send_whole,
 )
-from gateway.boarding import Known, Plan, take
+from gateway.boarding import take
 from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
 from gateway.entry import Entry
 from gateway.errors import (
@@ -49,6 +49,7 @@ from gateway.forms import Replay
 from gateway.house import House
 from gateway.keys.rules import may_use
 from gateway.leash import Leash, runner
+from gateway.plans import Known, Plan
 from gateway.ports import Ask, Call, Client, ClientGone, Upstream
 from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.headers import is_loop
@@ -184,7 +185,7 @@ class Pipeline:
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
         body = trip.body = await ask.body.read(house.body_limit)
-        known = await boarding.know(body)
+        known = await boarding.plans.know(body)
         trip.received = house.clock.monotonic()
         plan = known.planned(caller, trip.said.asks, house.upstreams)
         if plan is None:
@@ -212,10 +213,13 @@ class Pipeline:
     def _plan(self, trip: Trip, known: Known, caller: Caller) -> Plan:
         """What a request is to the cache, and where it goes."""
         house, request = self.house, known.request
+        alike = house.boarding.plans.alike(known, caller, trip.said.asks, house.upstreams)
+        if alike is not None:
+            return alike
         trip.model, trip.stream = request.model, request.stream
         upstream = self._choose(trip, caller, CHAT)
         logged = house.journal.keeps(caller, request.model)
-        return house.boarding.plan(
+        return house.boarding.plans.make(
             known, caller, trip.ask, upstream, house.upstreams, logged=logged
         )
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from gateway.exchange import HeaderList
+from msgspec import Struct
+
 from gateway.keys.rules import blotted
 from gateway.ports import Ask
 from gateway.upstream.headers import SEMANTIC_PREFIXES
@@ -31,14 +32,13 @@ class Said:
     trace: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Asks:
+class Asks(Struct, frozen=True, gc=False):
     """`semantic`: the forwarded headers that may change an answer."""
 
     cache_control: str | None
     cache_ttl: str | None
     query: str
-    semantic: HeaderList
+    semantic: tuple[tuple[str, str], ...]
 
     @property
     def size(self) -> int:
@@ -57,7 +57,7 @@ def said(ask: Ask) -> Said:
 
 def _read(ask: Ask) -> Said:
     header = ask.header
-    semantic = [pair for pair in ask.headers if pair[0].startswith(SEMANTIC_PREFIXES)]
+    semantic = tuple([pair for pair in ask.headers if pair[0].startswith(SEMANTIC_PREFIXES)])
     return Said(
         authorization=header("authorization"),
         api_key=header("api-key"),

@@ -16,7 +16,7 @@ import pytest
 from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
-from gateway.boarding import Boarding, Plan
+from gateway.boarding import Boarding
 from gateway.cache.codec import decode, encode
 from gateway.cache.store import NoCache
 from gateway.config import Cache, Size
@@ -25,6 +25,7 @@ from gateway.exchange import CacheState, Timings, Usage, UsageSource
 from gateway.forms import Forms
 from gateway.journal.rules import line
 from gateway.metrics import Metrics
+from gateway.plans import Plan
 from gateway.usage.rows import row_of
 from gateway.wire.chat import read_chat
 from tests.exchanges import CALLER, FixedClock, exchange
@@ -107,8 +108,8 @@ async def grown(work: Callable[[int], Awaitable[object]], times: int) -> int:
 async def test_bodies_that_came_before_take_no_more_than_their_bound(padding, model, times):
     """Twice as many as fit, and more: short ones, a model's name four bytes wide, long ones."""
     inside = boarding(memory=8 * MIB)
-    await inside.know(body(-1))
-    took = await grown(lambda number: inside.know(body(number, padding, model)), times)
+    await inside.plans.know(body(-1))
+    took = await grown(lambda number: inside.plans.know(body(number, padding, model)), times)
     assert 0.25 * MIB < took <= MIB
 
 
@@ -120,10 +121,10 @@ async def test_their_plans_are_within_that_bound(asked):
     upstreams = [FakeUpstream(story)]
 
     async def plan(number: int) -> None:
-        known = await inside.know(body(number))
+        known = await inside.plans.know(body(number))
         headers = [("openai-beta", str(number) + "x" * asked)]
         asking = ask(body(number), headers=headers)
-        inside.plan(known, CALLER, asking, upstreams[0], upstreams, logged=False)
+        inside.plans.make(known, CALLER, asking, upstreams[0], upstreams, logged=False)
 
     await plan(-1)
     took = await grown(plan, 1500)
@@ -136,9 +137,9 @@ async def test_the_molds_of_hits_are_within_that_bound():
     upstream = FakeUpstream([])
     plans: list[tuple[Plan, Entry]] = []
     for number in range(2000):
-        known = await inside.know(body(number))
+        known = await inside.plans.know(body(number))
         asking, kept = ask(body(number)), stream(number, 0)
-        plan = inside.plan(known, CALLER, asking, upstream, [upstream], logged=False)
+        plan = inside.plans.make(known, CALLER, asking, upstream, [upstream], logged=False)
         recording = msgspec.structs.replace(kept.recordings[0], headers=())
         plans.append((plan, Entry("issued:1", "m", "openai", json=recording)))
         assert inside.at_hand(*plans[-1], 2.0) is not None  # its image is the entry's
@@ -165,20 +166,20 @@ async def test_the_molds_of_hits_are_within_that_bound():
 
 async def test_a_body_that_came_before_is_not_read_again():
     inside = boarding(memory=8 * MIB)
-    first = await inside.know(body(0))
+    first = await inside.plans.know(body(0))
     for number in range(10_000):
-        await inside.know(body(number))
-        assert number % 100 or await inside.know(body(0)) is first
-    second = await inside.know(body(1))
-    assert second is not await inside.know(body(2))
-    assert await inside.know(body(1)) is second
+        await inside.plans.know(body(number))
+        assert number % 100 or await inside.plans.know(body(0)) is first
+    second = await inside.plans.know(body(1))
+    assert second is not await inside.plans.know(body(2))
+    assert await inside.plans.know(body(1)) is second
 
 
 async def test_the_bound_follows_the_configured_memory():
     inside = boarding(memory=64 * MIB)
-    large = await grown(lambda number: inside.know(body(number, 20_000)), 600)
+    large = await grown(lambda number: inside.plans.know(body(number, 20_000)), 600)
     inside.reconfigure(Cache(memory=Size(8 * MIB)))
-    small = await grown(lambda number: inside.know(body(number, 20_000)), 600)
+    small = await grown(lambda number: inside.plans.know(body(number, 20_000)), 600)
     assert large > 7 * MIB
     assert small <= MIB
 

@@ -6,10 +6,8 @@ a wrong hit costs trust.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
@@ -307,25 +305,24 @@ def identity(
     answer, in any order, `body` the canonical form. Each part stands with its length, so no part
     can pretend to be another.
     """
-    if not scope:
-        raise ValueError("a request without a scope has no identity")
     place = (scope, path, query, upstream, base_url, model)
-    begun = (_remembered_start if len(query) + len(model) <= _SHORT else _start)(place).copy()
+    return identified(begin_identity(place, headers), body)
+
+
+def begin_identity(place: tuple[str, ...], headers: Iterable[tuple[str, str]]) -> bytes:
+    """What the identities of requests have in common that differ in their bodies alone. `place`:
+    scope, path, query, upstream, base_url, model."""
+    if not place[0]:
+        raise ValueError("a request without a scope has no identity")
     counted = sorted((name.lower(), value) for name, value in headers)
-    begun.update(_framed(len(counted).to_bytes(4)))
-    for pair in counted:
-        begun.update(b"".join(_framed(_bytes(text)) for text in pair))
-    begun.update(_framed(body))
-    return begun.digest()
+    parts = [FORMAT, *map(_bytes, place), len(counted).to_bytes(4)]
+    parts += [_bytes(text) for pair in counted for text in pair]
+    return b"".join(map(_framed, parts))
 
 
-def _start(place: tuple[str, ...]) -> hashlib._Hash:
-    """The digest of what many requests have in common, to be copied and gone on with."""
-    return sha256(b"".join(map(_framed, (FORMAT, *map(_bytes, place)))))
-
-
-_SHORT = 256  # characters that a client chose; nobody fills memory with long ones
-_remembered_start = lru_cache(1024)(_start)
+def identified(begun: bytes, body: bytes) -> bytes:
+    """The digest of the request that has this body."""
+    return sha256(b"%b%b%b" % (begun, len(body).to_bytes(8), body)).digest()
 
 
 def _framed(part: bytes) -> bytes:

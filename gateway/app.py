@@ -190,7 +190,6 @@ class Gateway:
         self.ops = Ops()
         self.ops.check("ledger", self.ledger.works)
         self.ops.check("ledger", self._books_are_kept)
-        self.edge = edge_of(config.server)
         await self._open_planes(admin_token)
 
     async def _open_planes(self, admin_token: str) -> None:
@@ -216,9 +215,11 @@ class Gateway:
         control = ControlSocket(Path(config.data), self.admin.control_connection)
         await control.start()
         stack.callback(control.close)
-        routes = Routes(Pipeline(self.house), self.ops, lambda: self.edge, self.clock, self.traces)
+        self.routes = Routes(
+            Pipeline(self.house), self.ops, edge_of(config.server), self.clock, self.traces
+        )
         self.plane = DataPlane(
-            routes,
+            self.routes,
             settings=config.server,
             clock=self.clock,
             render=render,
@@ -291,7 +292,7 @@ class Gateway:
         self.plane.settings = config.server
         self.callers.reconfigure(config.keys, bind_is_loopback=is_loopback(self.config.server.host))
         self.boarding.reconfigure(config.cache)
-        self.edge = edge_of(config.server)
+        self.routes.edge = edge_of(config.server)
         self.admin.reconfigure(config)
         self.cache.reconfigure(config.cache)
         self.ledger.reconfigure(config.usage)

@@ -61,9 +61,10 @@ class Pause:
 
 
 class Errand:
-    """Goes on with a coroutine that was begun outside of a task. It is cancelled as a task is."""
+    """Goes on with a coroutine that was begun outside of a task. It is cancelled as a task is.
+    `error` is what it has ended with."""
 
-    __slots__ = ("_cancels", "_due", "_ended", "_loop", "_pause", "_task", "_way", "over")
+    __slots__ = ("_cancels", "_due", "_ended", "_loop", "_pause", "_task", "_way", "error", "over")
 
     def __init__(
         self,
@@ -72,6 +73,7 @@ class Errand:
         ended: Callable[[Errand], None],
     ) -> None:
         self.over = False
+        self.error: BaseException | None = None
         self._way = way
         self._loop = loop
         self._ended = ended
@@ -127,11 +129,12 @@ class Errand:
             awaited = way.send(answer) if error is None else way.throw(error)
             while awaited is _WHO:
                 awaited = way.send(self)
-        except (StopIteration, asyncio.CancelledError):
-            self._end()
-        except BaseException:
-            self._end()
-            raise
+        except StopIteration:
+            self._end(None)
+        except BaseException as failure:
+            self._end(failure)
+            if not isinstance(failure, (Exception, asyncio.CancelledError)):
+                raise
         else:
             self.wait(awaited)
 
@@ -144,12 +147,15 @@ class Errand:
             return
         way = self._way if awaited is None else resumed(self._way, awaited)
         self._task = self._loop.create_task(way)
-        self._task.add_done_callback(self._end)
+        self._task.add_done_callback(self._task_ended)
         if self._due:
             self._task.cancel()
 
-    def _end(self, _: object = None) -> None:
-        self.over = True
+    def _task_ended(self, task: asyncio.Task[None]) -> None:
+        self._end(asyncio.CancelledError() if task.cancelled() else task.exception())
+
+    def _end(self, error: BaseException | None) -> None:
+        self.over, self.error = True, error
         self._ended(self)
 
 
@@ -158,8 +164,8 @@ def begin(
     loop: asyncio.AbstractEventLoop,
     ended: Callable[[Errand], None],
 ) -> Errand | None:
-    """Run a coroutine, outside of a task, to where it waits first. None: it has returned; else
-    `ended` will be called when it does."""
+    """Run a coroutine, outside of a task, to where it waits first. None: it has returned, and what
+    it has raised is raised; else `ended` will be called when it does."""
     try:
         awaited = way.send(None)
     except StopIteration:
@@ -169,6 +175,9 @@ def begin(
         errand.go_on(errand)
     else:
         errand.wait(awaited)
+    error, errand.error = errand.error, None
+    if error is not None:
+        raise error
     return None if errand.over else errand
 
 

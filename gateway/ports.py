@@ -122,39 +122,95 @@ class Shared:
     def header(self, headers: HeaderList, name: str) -> str | None:
         """The value of one header by lower-case name; several are joined by ', ' (RFC 9110 section
         5.3)."""
-        if name == "content-length":  # the one field in which such requests may differ
-            return next((value for key, value in headers if key == name), None)
         if self.index is None:
             index: dict[str, str] = {}
             for key, value in headers:
                 index[key] = f"{index[key]}, {value}" if key in index else value
+            index.pop("content-length", None)  # the one field in which such requests may differ
             self.index = index
         return self.index.get(name)
 
 
-@dataclass(slots=True)
-class Ask:
-    """One request as the web layer read it: head and body, no meaning yet.
+class Origin:
+    """What requests have in common that come from one client with one head. Made once for them.
 
-    `path` is what follows `/v1/`; header names are lower case, values latin-1.
+    `path` is what follows `/v1/`; header names are lower case, values latin-1. `length_at`: the
+    place of Content-Length among `headers`, where its value may be another request's; else -1.
     """
 
-    id: str
-    at: float  # wall clock, seconds
-    started: float  # monotonic clock, seconds
-    method: str
-    path: str
-    query: str
-    headers: HeaderList
-    body: Body
-    client: str
-    cors: HeaderList = field(default_factory=list)  # goes into every answer's head
-    context: TraceContext | None = None  # its place in a trace, where traces are on
-    shared: Shared = field(default_factory=Shared, repr=False)
+    __slots__ = ("client", "cors", "headers", "length_at", "method", "path", "query", "shared")
+
+    def __init__(
+        self,
+        method: str,
+        path: str,
+        query: str,
+        headers: HeaderList,
+        client: str,
+        *,
+        cors: HeaderList | None = None,
+        shared: Shared | None = None,
+        length_at: int = -1,
+    ) -> None:
+        self.method, self.path, self.query, self.headers = method, path, query, headers
+        self.client = client
+        self.cors = [] if cors is None else cors  # goes into every answer's head
+        self.shared = Shared() if shared is None else shared
+        self.length_at = length_at
+
+
+class Ask:
+    """One request as the web layer read it: head and body, no meaning yet. `at` in seconds of the
+    wall clock, `started` of the monotonic one; `context` is its place in a trace."""
+
+    __slots__ = ("at", "body", "context", "id", "origin", "started")
+
+    def __init__(self, id: str, at: float, started: float, origin: Origin, body: Body) -> None:
+        self.id, self.at, self.started = id, at, started
+        self.origin, self.body = origin, body
+        self.context: TraceContext | None = None  # where traces are on
+
+    @property
+    def method(self) -> str:
+        return self.origin.method
+
+    @property
+    def path(self) -> str:
+        return self.origin.path
+
+    @property
+    def query(self) -> str:
+        return self.origin.query
+
+    @property
+    def client(self) -> str:
+        return self.origin.client
+
+    @property
+    def cors(self) -> HeaderList:
+        return self.origin.cors
+
+    @property
+    def shared(self) -> Shared:
+        return self.origin.shared
+
+    @property
+    def headers(self) -> HeaderList:
+        """Its own, in the order they came."""
+        return own_fields(self.origin.headers, self.origin.length_at, self.body.length)
 
     def header(self, name: str) -> str | None:
-        """The value of one header by lower-case name, all of that name joined."""
-        return self.shared.header(self.headers, name)
+        """The value of one header by lower-case name, all of that name joined; Content-Length is
+        the body's."""
+        return self.origin.shared.header(self.origin.headers, name)
+
+
+def own_fields(headers: HeaderList, length_at: int, length: int | None) -> HeaderList:
+    """A shared head's fields, with one request's own Content-Length."""
+    if length_at >= 0:
+        headers = headers.copy()
+        headers[length_at] = ("content-length", str(length))
+    return headers
 
 
 # The upstream's side ------------------------------------------------------------------------------

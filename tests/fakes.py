@@ -23,7 +23,7 @@ from gateway.exchange import (
 )
 from gateway.house import House
 from gateway.metering import Metering
-from gateway.ports import Ask, Call, CallTimes, Client, ClientGone, Permit
+from gateway.ports import Ask, Call, CallTimes, Client, ClientGone, Origin, Permit
 from gateway.quota.permit import FREE
 from gateway.web.errors import render
 from gateway.wire.fields import fields_of
@@ -321,7 +321,7 @@ def ask(
     """A request; `headers` are lower case."""
     body = more.pop("body", None) or FakeBody(data)
     headers = more.pop("headers", [("content-type", "application/json")])
-    return Ask("ID", 1000.0, 1000.0, method, path, "", headers, body, "127.0.0.1", **more)
+    return Ask("ID", 1000.0, 1000.0, Origin(method, path, "", headers, "127.0.0.1", **more), body)
 
 
 class NoQuota:

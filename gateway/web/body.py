@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
+from gateway.config import Server
 from gateway.errors import Overloaded, RequestTimeout, RequestTooLarge
 from gateway.ports import ClientGone
 
@@ -47,6 +48,9 @@ class Feeder(Protocol):
     @property
     def budget(self) -> Budget: ...
 
+    @property
+    def settings(self) -> Server: ...
+
     def body_asked(self) -> None:
         """Somebody wants the body: answer an expectation."""
 
@@ -64,44 +68,26 @@ class Feeder(Protocol):
 
 
 class RequestBody:
-    """The `Body` port."""
+    """The `Body` port. `data` is what of it is here, and all of it with `eof`.
 
-    __slots__ = (
-        "_asked",
-        "_data",
-        "_eof",
-        "_error",
-        "_feeder",
-        "_high",
-        "_limit",
-        "_min_rate",
-        "_since",
-        "_timeout",
-        "_waited",
-        "_waiter",
-        "length",
-        "received",
-        "reserved",
-    )
+    What only a body needs that is still to come stands on the class: most are here at once.
+    """
 
-    def __init__(
-        self, feeder: Feeder, length: int | None, *, eof: bool, timeout: float, min_rate: int
-    ) -> None:
+    reserved = 0  # bytes taken from the budget; whoever made this body gives them back
+    _error: Exception | None = None
+    _asked = False
+    _high: int | None = UNASKED_LIMIT  # None: somebody reads the whole
+    _limit = 0
+    _waiter: asyncio.Future[None] | None = None
+    _since = 0.0
+    _waited = 0.0
+
+    def __init__(self, feeder: Feeder, length: int | None, data: bytes = b"", *, eof: bool) -> None:
         self.length = length  # declared bytes; None when chunked
-        self.received = 0  # bytes that came so far
-        self.reserved = 0  # bytes taken from the budget; whoever made this body gives them back
+        self.received = len(data)  # bytes that came so far
         self._feeder = feeder
+        self._data: bytes | bytearray = data
         self._eof = eof
-        self._timeout = timeout
-        self._min_rate = min_rate
-        self._data: bytes | bytearray = b""
-        self._error: Exception | None = None
-        self._high: int | None = UNASKED_LIMIT  # None: somebody reads the whole
-        self._limit = 0
-        self._asked = False
-        self._waiter: asyncio.Future[None] | None = None
-        self._since = 0.0
-        self._waited = 0.0
 
     # The port ------------------------------------------------------------------------------------
 
@@ -111,16 +97,27 @@ class RequestBody:
         RequestTooLarge past `limit` bytes, Overloaded past the budget, RequestTimeout,
         InvalidRequest for broken chunks, ClientGone.
         """
-        self._check(limit)
-        self._reserve(self.received if self.length is None else self.length)
         if not self._eof:
-            self._ask()  # what answers 100 Continue: only what will be taken is asked for
-            self._high = None
-            await self._wait()
-            if self._error is not None:
-                raise self._error
+            return await self._read(limit)
+        if self._error is not None:
+            raise self._error
+        size = self.received
+        if size > limit:
+            raise _too_large(limit)
+        self._reserve(size)
         data, self._data = self._data, b""
         return data if type(data) is bytes else bytes(data)
+
+    async def _read(self, limit: int) -> bytes:
+        self._check(limit)
+        self._reserve(self.received if self.length is None else self.length)
+        self._ask()  # what answers 100 Continue: only what will be taken is asked for
+        self._high = None
+        await self._wait()
+        if self._error is not None:
+            raise self._error
+        data, self._data = self._data, b""
+        return bytes(data)
 
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it comes, never more than about 256 KiB of it here; errors as in `read`."""
@@ -155,9 +152,8 @@ class RequestBody:
         return self.received > self._limit or (self.length or 0) > self._limit
 
     def _reserve(self, size: int) -> None:
-        more = size - self.reserved
-        if more > 0:
-            if not self._feeder.budget.take(more):
+        if size > self.reserved:
+            if not self._feeder.budget.take(size - self.reserved):
                 raise _over_budget()
             self.reserved = size
 
@@ -214,18 +210,21 @@ class RequestBody:
 
     def due(self) -> float:
         """Monotonic seconds: when the client is too slow, if nothing more comes until then."""
-        silent = max(self._since, self._feeder.last_read) + self._timeout
-        if not self._min_rate:
+        timeout, rate = self._feeder.settings.body_timeout, self._feeder.settings.body_min_rate
+        silent = max(self._since, self._feeder.last_read) + timeout
+        if not rate:
             return silent
-        allowed = max(self._timeout, self.received / self._min_rate)
+        allowed = max(timeout, self.received / rate)
         return min(silent, self._since + allowed - self._waited)
 
     def overdue(self) -> None:
         """The client was too slow."""
+        settings = self._feeder.settings
         self.fail(
             RequestTimeout(
-                f"The request's body came too slowly: nothing for {self._timeout:g} seconds, "
-                f"or fewer than {self._min_rate} bytes per second."
+                "The request's body came too slowly: nothing for "
+                f"{settings.body_timeout:g} seconds, "
+                f"or fewer than {settings.body_min_rate} bytes per second."
             )
         )
 

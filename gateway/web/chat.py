@@ -6,14 +6,16 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from ipaddress import ip_network
 
 from gateway.config import Server
 from gateway.errors import GatewayError, MethodNotAllowed, UnknownURL
 from gateway.exchange import HeaderList, Ids
 from gateway.pipeline import CHAT, Pipeline, Way
-from gateway.ports import Ask, Client, Clock, Traces
+from gateway.ports import Ask, Client, Clock, Origin, Traces
 from gateway.web.errors import render
+from gateway.web.heads import Head
 from gateway.web.ops import Ops
 from gateway.web.server import Request
 from gateway.wire.headers import Network, client_address
@@ -76,67 +78,74 @@ def edge_of(server: Server) -> Edge:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Known:
+    """Where requests go that have one head and come from one peer; as long as the edge is this."""
+
+    head: Head
+    edge: Edge
+    origin: Origin
+    way: Callable[[Ask, Client], Way]
+
+
 class Routes:
-    """The handler of the data plane's server."""
+    """The handler of the data plane's server. `edge` may be exchanged at any time."""
 
     def __init__(
-        self,
-        pipeline: Pipeline,
-        ops: Ops,
-        edge: Callable[[], Edge],
-        clock: Clock,
-        traces: Traces,
+        self, pipeline: Pipeline, ops: Ops, edge: Edge, clock: Clock, traces: Traces
     ) -> None:
+        self.edge = edge
         self._pipeline = pipeline
         self._ops = ops
-        self._edge = edge
         self._clock = clock
         self._traces = traces
         self._ids = Ids(secrets.token_bytes)
 
-    async def __call__(self, request: Request, client: Client) -> None:
+    def __call__(self, request: Request, client: Client) -> Way:
         """Answer one request."""
-        if request.head.path in PROBES:
-            self._health(request, client)
-            return
-        edge = self._edge()
-        cors = _cors(request.header("origin"), edge.cors_origins)
-        if cors and request.method == "OPTIONS":
-            client.start(204, cors + _preflight(request), 0)
-            client.finish()
-            return
-        path, now = api_path(request.path), self._clock.now()
-        head = request.head
-        ask = Ask(
-            self._ids.make(now),
-            now,
-            request.started,
+        known: Known | None = request.peer.known
+        if known is None or known.head is not request.head or known.edge is not self.edge:
+            if request.head.path in PROBES:
+                return self._health(request, client)
+            known = self._know(request)
+            if request.head.method == "OPTIONS" and known.origin.cors:
+                return _preflight(request, client, known.origin.cors)
+            request.peer.known = known
+        now = self._clock.now()
+        ask = Ask(self._ids.make(now), now, request.started, known.origin, request.body)
+        ask.context = self._traces.begin(ask)
+        return known.way(ask, client)
+
+    def _know(self, request: Request) -> Known:
+        head, edge, peer = request.head, self.edge, request.peer.address
+        path = api_path(head.path)
+        origin = Origin(
             head.method,
             head.path.lstrip("/") if path is None else path,
             head.query,
-            request.headers,
-            request.body,
-            client_address(request.peer, request.header("x-forwarded-for"), edge.trusted_proxies),
-            cors,
-            None,
-            head.shared,
+            head.headers,
+            client_address(peer, request.header("x-forwarded-for"), edge.trusted_proxies),
+            cors=_cors(request.header("origin"), edge.cors_origins),
+            shared=head.shared,
+            length_at=head.length_at,
         )
-        ask.context = self._traces.begin(ask)
-        await self._route(ask, client, known=path is not None)
+        return Known(head, edge, origin, self._way(origin, found=path is not None))
 
-    def _route(self, ask: Ask, client: Client, *, known: bool) -> Way:
-        if not known:
+    def _way(self, origin: Origin, *, found: bool) -> Callable[[Ask, Client], Way]:
+        pipeline = self._pipeline
+        if not found:
             error = UnknownURL(
-                f"There is nothing at '/{ask.path[:200]}'. The API is below /v1, like /v1/{CHAT}."
+                f"There is nothing at '/{origin.path[:200]}'. "
+                f"The API is below /v1, like /v1/{CHAT}."
             )
-            return self._pipeline.refuse(ask, client, "unknown", error)
-        if ask.path == CHAT and ask.method == "POST":
-            return self._pipeline.chat(ask, client)
-        if ask.path == "models" and ask.method == "GET":
-            return self._pipeline.models(ask, client)
-        return self._pipeline.relay(ask, client, endpoint_of(ask.path))
+            return partial(pipeline.refuse, endpoint="unknown", error=error)
+        if origin.path == CHAT and origin.method == "POST":
+            return pipeline.chat
+        if origin.path == "models" and origin.method == "GET":
+            return pipeline.models
+        return partial(pipeline.relay, endpoint=endpoint_of(origin.path))
 
-    def _health(self, request: Request, client: Client) -> None:
+    async def _health(self, request: Request, client: Client) -> None:
         """`/healthz` and `/readyz`: no credential, no upstream, no log line (requirement L2)."""
         if request.method in {"GET", "HEAD"}:
             probe = self._ops.healthz if request.path == "/healthz" else self._ops.readyz
@@ -144,9 +153,7 @@ class Routes:
         else:
             error: GatewayError = MethodNotAllowed("Ask with GET or HEAD.", allow="GET, HEAD")
             status, headers, body = render(error)
-        client.start(status, headers, len(body))
-        client.write(body)
-        client.finish()
+        client.whole(status, headers, (body,), len(body))
 
 
 def api_path(path: str) -> str | None:
@@ -180,12 +187,12 @@ def _cors(origin: str | None, listed: frozenset[str]) -> HeaderList:
     ]
 
 
-def _preflight(request: Request) -> HeaderList:
-    """The answer to a browser's question before it sends (fetch.spec.whatwg.org, CORS
-    preflight)."""
+async def _preflight(request: Request, client: Client, cors: HeaderList) -> None:
+    """Answer a browser's question before it sends (fetch.spec.whatwg.org, CORS preflight)."""
     asked = request.header("access-control-request-headers") or "authorization, content-type"
-    return [
+    said = [
         ("access-control-allow-methods", "GET, POST, DELETE, OPTIONS"),
         ("access-control-allow-headers", asked),
         ("access-control-max-age", "600"),
     ]
+    client.whole(204, cors + said, (), 0)

@@ -19,12 +19,14 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Final, cast
 
+from gateway.config import Server
 from gateway.errors import GatewayError, Overloaded, RequestTimeout
 from gateway.ports import ClientGone
 from gateway.web.answer import Answer
 from gateway.web.body import RequestBody
 from gateway.web.deadlines import Deadlines
-from gateway.web.parser import Request, RequestParser
+from gateway.web.heads import NO_HEAD
+from gateway.web.parser import Peer, Request, RequestParser
 from gateway.web.writer import Writer
 
 if TYPE_CHECKING:
@@ -37,7 +39,10 @@ LINGER_GAP: Final = 5.0  # seconds without a byte
 LINGER_BYTES: Final = 256 * 1024 * 1024
 REFUSED_GAP: Final = 1.0  # seconds without a byte, for connections beyond the cap
 
-_HEAD, _BUSY, _LINGER, _CLOSED = range(4)
+# Nothing of the next request has come; the first one's or some of a head has come; a request is
+# being answered whose body is not all here; one that is all here; the answer is out, and what still
+# comes is dropped; closed.
+_IDLE, _HEAD, _BODY, _BUSY, _LINGER, _CLOSED = range(6)
 _RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
 
 
@@ -47,15 +52,16 @@ class Connection(asyncio.Protocol):
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
         self._parser = RequestParser()
+        self._head = NO_HEAD  # of the latest request, to which the next one is likely the same
         self._state = _HEAD
         self._transport: asyncio.Transport
         self._writer: Writer
         self._deadlines: Deadlines
+        self._peer: Peer
         self._body: RequestBody | None = None
         self._answer: Answer | None = None
         self.budget = plane.budget  # of all bodies together
         self._broken = False  # what comes cannot be parsed any more
-        self._idle = False  # between two requests
         self._rest = bytearray()  # what follows the current request
         self._read_paused = False
         self._started = 0.0  # first byte of the current request; 0: none came yet
@@ -64,29 +70,33 @@ class Connection(asyncio.Protocol):
         self._linger_gap = LINGER_GAP
         self.last_read = 0.0
         self.gone = False  # the client has left
+        self.persists = False  # another request may follow the current one
 
     @property
     def busy(self) -> bool:
         """A request is being answered, or its answer is still on its way."""
         return self._answer is not None or self._state >= _LINGER or self._writer.unsent() > 0
 
+    @property
+    def settings(self) -> Server:
+        """Those of now."""
+        return self._plane.settings
+
     # The transport's calls -----------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         plane = self._plane
         self._transport = cast("asyncio.Transport", transport)
-        self._writer = Writer(self._transport, plane.flusher)
         self._deadlines = Deadlines(
-            plane.loop,
-            plane.clock,
-            self._writer,
-            plane.settings.slow_reader,
-            self._too_late,
-            self.abort,
+            plane.loop, plane.clock, plane.settings.slow_reader, self._too_late, self.abort
         )
+        self._writer = Writer(self._transport, plane.flusher, self._deadlines.watch_writes)
+        self._deadlines.writer = self._writer
         peer = transport.get_extra_info("peername")
-        self._peer = str(peer[0]) if isinstance(peer, tuple) else ""
-        self._secure = transport.get_extra_info("sslcontext") is not None
+        self._peer = Peer(
+            str(peer[0]) if isinstance(peer, tuple) else "",
+            secure=transport.get_extra_info("sslcontext") is not None,
+        )
         self.last_read = plane.clock.monotonic()
         if plane.joined(self):
             self._deadlines.send_by(self.last_read + plane.settings.header_timeout)
@@ -98,12 +108,17 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         state = self._state
-        if state == _LINGER:
+        if state == _IDLE:
+            body = self._head.begins(data)
+            if body:
+                self._answer_at_once(data[body:])
+            else:
+                self._read_next(data)
+        elif state == _LINGER:
             self._discard(len(data))
-        elif self._rest or (state == _BUSY and self._parser.complete):
+        elif state == _BUSY:
             self._hold(data)
         elif state != _CLOSED and not self._broken:
-            self.last_read = self._plane.clock.monotonic()
             self._read(data)
 
     def eof_received(self) -> bool:
@@ -118,7 +133,6 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self._writer.paused = True
-        self._deadlines.watch_writes()
 
     def resume_writing(self) -> None:
         self._writer.paused = False
@@ -127,9 +141,20 @@ class Connection(asyncio.Protocol):
 
     # Bytes in ------------------------------------------------------------------------------------
 
+    def _read_next(self, data: bytes) -> None:
+        """The first bytes of another request."""
+        self._parser.next()
+        self._state = _HEAD
+        self._started = 0.0
+        self.persists = False
+        self._read(data)
+        if self._state == _HEAD:
+            self._deadlines.send_by(self._started + self._plane.settings.header_timeout)
+
     def _read(self, data: bytes) -> None:
         parser = self._parser
         request: Request | None = None
+        self.last_read = self._plane.clock.monotonic()
         if not self._started:
             self._started = self.last_read
         try:
@@ -145,20 +170,20 @@ class Connection(asyncio.Protocol):
                 return
             self._body.fail(error)
             data = b""
-        if data:
-            self._hold(data)
         if self._body is None:
-            if self._idle:
-                self._idle = False
-                self._deadlines.send_by(self._started + self._plane.settings.header_timeout)
             return
         if parser.complete:
+            self._state = _BUSY
+            self.persists = parser.head.keep_alive and not self._plane.draining
             self._body.feed_eof()
+            if data:
+                self._hold(data)
             if len(self._rest) <= PIPELINE_LIMIT:
                 self._resume()  # only who reads sees a client leave
         if request is not None:
             assert self._answer is not None
-            self._plane.launch(request, self._answer, self._ended)
+            if self._plane.launch(self, request, self._answer):
+                self.ended()
 
     def _hold(self, data: bytes) -> None:
         self._rest += data
@@ -166,12 +191,11 @@ class Connection(asyncio.Protocol):
             self._pause()
 
     def _take_rest(self) -> None:
-        if self._state == _HEAD and self._rest and not self.gone:
+        if self._state == _BUSY and not self.gone:
             data = bytes(self._rest)
             self._rest.clear()
             self._resume()
-            self.last_read = self._plane.clock.monotonic()
-            self._read(data)
+            self._read_next(data)
 
     def _pause(self) -> None:
         if not self._read_paused and not self._transport.is_closing():
@@ -185,28 +209,35 @@ class Connection(asyncio.Protocol):
 
     # One request ---------------------------------------------------------------------------------
 
-    def _begin(self) -> Request:
-        parser, settings = self._parser, self._plane.settings
-        head = parser.head
+    def _answer_at_once(self, data: bytes) -> None:
+        """A whole request is here, with a head that came before and that body."""
+        plane = self._plane
+        now = plane.clock.monotonic()
         self._state = _BUSY
-        self._idle = False
-        self._deadlines.send_any_time()
-        self._body = parser.body = RequestBody(
-            self,
-            parser.length,
-            eof=parser.complete,
-            timeout=settings.body_timeout,
-            min_rate=settings.body_min_rate,
-        )
-        self._answer = Answer(
-            self,
-            self._writer,
-            head_request=head.method == "HEAD",
-            version_10=head.version == "1.0",
-        )
-        return Request(head, parser.headers, self._body, self._peer, self._started, self._secure)
+        self.persists = not plane.draining
+        body = RequestBody(self, len(data), data, eof=True)
+        answer = Answer(self, self._writer)
+        if not plane.launch(self, Request(self._head, body, self._peer, now), answer):
+            self._body, self._answer = body, answer
+            self._deadlines.send_any_time()
+            return
+        if body.reserved:
+            plane.budget.give(body.reserved)
+        if self._state == _BUSY:
+            self._state = _IDLE
+            self._deadlines.due = now + plane.settings.keepalive_timeout  # a timer runs already
 
-    def _ended(self) -> None:
+    def _begin(self) -> Request:
+        parser = self._parser
+        self._head = head = parser.head
+        self._state = _BODY
+        self._deadlines.send_any_time()
+        self._body = parser.body = RequestBody(self, parser.length, eof=parser.complete)
+        self._answer = Answer(self, self._writer)
+        self._answer.fit(head.method, head.version)
+        return Request(head, self._body, self._peer, self._started)
+
+    def ended(self) -> None:
         """The handler has returned, or was not asked."""
         body = self._body
         if body is not None and body.reserved:
@@ -219,22 +250,16 @@ class Connection(asyncio.Protocol):
         plane = self._plane
         if plane.draining:
             self._hang_up()
-            return
-        self._parser.next()
-        self._state = _HEAD
-        self._started = 0.0
-        self._idle = True
-        now = plane.clock.monotonic()
-        self._deadlines.send_by(now + plane.settings.keepalive_timeout)
-        if self._writer.unsent():
-            self._deadlines.watch_writes()
-        if self._rest:
+        elif self._rest:
             plane.loop.call_soon(self._take_rest)
+        else:
+            self._state = _IDLE
+            self._deadlines.send_by(plane.clock.monotonic() + plane.settings.keepalive_timeout)
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what never became a request."""
         self._broken = True
-        answer = Answer(self, self._writer, head_request=False, version_10=False)
+        answer = Answer(self, self._writer)
         answer.send(*self._plane.render(error))
 
     # For the body --------------------------------------------------------------------------------
@@ -245,7 +270,7 @@ class Connection(asyncio.Protocol):
         if self._parser.expect_continue and answer is not None and body is not None:
             self._parser.expect_continue = False
             if not body.received and not answer.started:
-                self._writer.hold(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self._writer.push(b"HTTP/1.1 100 Continue\r\n\r\n")
                 self._writer.flush()
 
     def body_wait(self) -> float:
@@ -259,7 +284,7 @@ class Connection(asyncio.Protocol):
 
     def body_waited(self) -> float:
         """Nobody waits any more. Returns monotonic seconds."""
-        if self._state == _BUSY:
+        if self._state < _LINGER:
             self._deadlines.send_any_time()
         return self._plane.clock.monotonic()
 
@@ -268,12 +293,6 @@ class Connection(asyncio.Protocol):
         self._pause()
 
     # For the answer ------------------------------------------------------------------------------
-
-    @property
-    def persistent(self) -> bool:
-        """Another request may follow the current one on this connection."""
-        parser = self._parser
-        return parser.complete and parser.head.keep_alive and not self._plane.draining
 
     def date(self) -> str:
         """The Date header, with its end of line."""
@@ -305,7 +324,9 @@ class Connection(asyncio.Protocol):
                 self._refuse(RequestTimeout("The request's head did not arrive in time."))
             else:
                 self._close()
-        elif self._state == _BUSY and self._body is not None:
+        elif self._state == _IDLE:
+            self._close()
+        elif self._state < _LINGER and self._body is not None:
             due = self._body.due()
             if now >= due:
                 self._body.overdue()
@@ -316,16 +337,18 @@ class Connection(asyncio.Protocol):
         else:
             self.abort()
 
-    def close_if_idle(self) -> None:
-        """Close a connection that waits for its next request."""
-        if self._state == _HEAD and self._idle and not self._rest:
+    def drain(self) -> None:
+        """No other request is to follow: close a connection that waits for one."""
+        self.persists = False
+        if self._state == _IDLE:
             self._close()
 
     def _hang_up(self) -> None:
         """The last answer is written: let the client read it, then close."""
-        if self._parser.complete and not self._rest:
+        if self._state == _BUSY and not self._rest:
             self._close()
             return
+        self._writer.flush()
         if self._body is not None:
             self._body.fail(ClientGone("The answer is out; the rest of the body is dropped."))
         now = self._plane.clock.monotonic()
@@ -337,8 +360,6 @@ class Connection(asyncio.Protocol):
         self._resume()
         self._linger_until = now + LINGER_TIME
         self._deadlines.send_by(now + self._linger_gap)
-        if self._writer.unsent():
-            self._deadlines.watch_writes()
 
     def _discard(self, size: int) -> None:
         now = self._plane.clock.monotonic()
@@ -352,9 +373,8 @@ class Connection(asyncio.Protocol):
         """Close once what was written has left."""
         self._state = _CLOSED
         self._deadlines.send_any_time()
+        self._writer.flush()
         self._transport.close()
-        if self._writer.unsent():
-            self._deadlines.watch_writes()
 
     def abort(self) -> None:
         """Close at once, whatever is going on."""

@@ -16,7 +16,8 @@ REMEMBERED: Final = 1024  # heads
 LARGEST: Final = 4 * 1024  # bytes of one
 
 _BLANK_LINE: Final = b"\r\n\r\n"
-_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([0-9]{1,15})\r\n")
+_DIGITS: Final = 15  # of a Content-Length
+_LENGTH: Final = re.compile(rb"\r\n[Cc]ontent-[Ll]ength: ([1-9][0-9]{,14})\r\n")
 
 
 class Head:
@@ -28,8 +29,8 @@ class Head:
     """
 
     __slots__ = (
-        *("headers", "keep_alive", "length_at", "method", "path", "query", "shared"),
-        *("target", "version"),
+        *("_before", "_behind", "_from", "_to", "headers", "keep_alive", "length_at", "method"),
+        *("path", "query", "shared", "target", "version"),
     )
 
     def __init__(self, method: str, target: str, version: str, headers: HeaderList) -> None:
@@ -38,43 +39,64 @@ class Head:
         self.keep_alive = False  # the client would send another request
         self.length_at = -1
         self.shared = Shared()
+        self._before = self._behind = b""  # its bytes around the digits of Content-Length
+        self._from = self._to = 0  # where these begin, and the last place where its end may be
 
+    def learn(self, before: bytes, behind: bytes) -> None:
+        """These are its bytes: before the digits of Content-Length, and behind them."""
+        if behind:
+            self.length_at = [name for name, _ in self.headers].index("content-length")
+        if self.keep_alive and self.method != "HEAD":
+            self._before, self._behind, self._from = before, behind, len(before)
+            self._to = len(before) + _DIGITS + len(behind)
+
+    def begins(self, data: bytes) -> int:
+        """Where the body begins, if `data` is this head and a whole body, no more and no less;
+        else 0. Only of heads whose answers have a body, and may be followed by another."""
+        if not data.startswith(self._before):
+            return 0
+        at, behind = self._from, self._behind
+        if not behind:
+            return at if len(data) == at else 0
+        to = data.find(behind, at, self._to)
+        body = to + len(behind)
+        return body if to > 0 and data[at:to] == b"%d" % (len(data) - body) else 0
+
+
+NO_HEAD: Final = Head("", "", "", [])  # begins nothing
 
 # By their bytes without the digits of Content-Length, and whether there were any: without them, a
 # head whose Content-Length is empty would look the same. The oldest goes first.
 _heads: dict[tuple[bool, bytes], Head] = {}
 
 
-def recall(data: bytes) -> tuple[Head, bytes, int] | None:
-    """The head that `data` begins with, the digits of its own Content-Length (none: it has no
-    body), and where it ends; None: it was not read before, or is not all there."""
+def recall(data: bytes) -> tuple[Head, int, int] | None:
+    """The head that `data` begins with, its own Content-Length (0: it has no body), and where it
+    ends; None: it was not read before, or is not all there."""
     end = data.find(_BLANK_LINE) + 4
     if not 4 <= end <= LARGEST:
         return None
-    template, digits = _template(data, end)
-    head = _heads.get((bool(digits), template))
-    return None if head is None else (head, digits, end)
+    at, to = _digits(data, end)
+    head = _heads.get((to > at, data[:at] + data[to:end]))
+    return None if head is None else (head, int(data[at:to] or b"0"), end)
 
 
 def remember(data: bytes, head: Head, declared: str) -> None:
     """`data` was read as that head, whose Content-Length is `declared` ("" where it has none)."""
-    template, digits = _template(data, len(data))
-    if data.find(_BLANK_LINE) + 4 != len(data) or len(data) > LARGEST:
+    end = len(data)
+    if data.find(_BLANK_LINE) + 4 != end or end > LARGEST:
         return
-    if digits.decode() != declared:  # written in another way than is looked for
+    at, to = _digits(data, end)
+    if data[at:to].decode() != declared:  # written in another way than is looked for
         return
-    if digits:
-        head.length_at = [name for name, _ in head.headers].index("content-length")
+    head.learn(data[:at], data[to:end])
     if len(_heads) >= REMEMBERED:
         del _heads[next(iter(_heads))]
-    _heads[bool(digits), template] = head
+    _heads[to > at, data[:at] + data[to:end]] = head
 
 
-def _template(data: bytes, end: int) -> tuple[bytes, bytes]:
-    """The head of `data`, which ends at `end`, without the digits of its Content-Length; and
-    these."""
+def _digits(data: bytes, end: int) -> tuple[int, int]:
+    """Where the digits of Content-Length are, in the head of `data` that ends at `end`; without
+    any, both are the end."""
     found = _LENGTH.search(data, 0, end)
-    if found is None:
-        return data[:end], b""
-    at, to = found.span(1)
-    return data[:at] + data[to:end], found[1]
+    return (end, end) if found is None else found.span(1)

@@ -11,12 +11,13 @@ counted, as Content-Length says, without llhttp.
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import httptools
 
 from gateway.errors import ExpectationFailed, GatewayError, InvalidRequest, UpgradeNotSupported
 from gateway.exchange import HeaderList
+from gateway.ports import own_fields
 from gateway.web.body import RequestBody
 from gateway.web.heads import Head, recall, remember
 
@@ -36,30 +37,28 @@ _NOT_IN_HOST: Final = frozenset(" \t/\\?#@,;<>\"'{}|^`")
 _names: dict[bytes, str] = {}
 
 
+class Peer:
+    """Who is at the other end of a connection. `secure` means TLS; `known` is what the handler
+    keeps of it between two requests."""
+
+    __slots__ = ("address", "known", "secure")
+
+    def __init__(self, address: str, *, secure: bool) -> None:
+        self.address, self.secure = address, secure
+        self.known: Any = None
+
+
 class Request:
-    """One request: its head, and its body still to be read.
+    """One request: its head, and its body still to be read. `started` is when the first byte was
+    seen, in monotonic seconds."""
 
-    `headers` are its own. `peer` is the socket's address; `started` is when the first byte was
-    seen, in monotonic seconds; `secure` means TLS.
-    """
+    __slots__ = ("body", "head", "peer", "started")
 
-    __slots__ = ("body", "head", "headers", "peer", "secure", "started")
-
-    def __init__(
-        self,
-        head: Head,
-        headers: HeaderList,
-        body: RequestBody,
-        peer: str,
-        started: float,
-        secure: bool,
-    ) -> None:
+    def __init__(self, head: Head, body: RequestBody, peer: Peer, started: float) -> None:
         self.head = head
-        self.headers = headers
         self.body = body
         self.peer = peer
         self.started = started
-        self.secure = secure
 
     @property
     def method(self) -> str:
@@ -81,9 +80,14 @@ class Request:
     def version(self) -> str:
         return self.head.version
 
+    @property
+    def headers(self) -> HeaderList:
+        """Its own."""
+        return own_fields(self.head.headers, self.head.length_at, self.body.length)
+
     def header(self, name: str) -> str | None:
         """A header by lower-case name; several are joined by ', ' (RFC 9110 section 5.3)."""
-        return self.head.shared.header(self.headers, name)
+        return self.head.shared.header(self.head.headers, name)
 
     def __repr__(self) -> str:
         return f"<Request {self.method} {self.path}>"
@@ -115,9 +119,14 @@ class RequestParser:
         """The client would send another request."""
         return self.head.keep_alive
 
+    @property
+    def headers(self) -> HeaderList:
+        """Its own."""
+        return own_fields(self.head.headers, self.head.length_at, self.length)
+
     def next(self) -> None:
         """Get ready for the next request of this connection."""
-        self.headers: HeaderList = []
+        self._headers: HeaderList = []
         self.body: RequestBody | None = None  # where body bytes go; set between head and body
         self.ready = False  # the head is whole
         self.complete = False  # the request is whole
@@ -209,12 +218,8 @@ class RequestParser:
         found = recall(data)
         if found is None:
             return False
-        head, digits, self.head_bytes = found
-        self.head, self.headers = head, head.headers
-        if digits:
-            self.headers = head.headers.copy()
-            self.headers[head.length_at] = ("content-length", digits.decode())
-            self.length = self._wire_left = int(digits)
+        self.head, self.length, self.head_bytes = found
+        self._wire_left = self.length
         self.ready = self._recalled = True
         self.complete = not self._wire_left
         return True
@@ -232,7 +237,7 @@ class RequestParser:
     def _remember(self, piece: bytes) -> None:
         """Keep the head that has just been read, if a request that begins with the same bytes is
         bound to be the same: no line of it is folded or hidden, and its body is counted."""
-        lines = piece.count(b"\n") == piece.count(_BLANK_LINE[:2]) == len(self.headers) + 2
+        lines = piece.count(b"\n") == piece.count(_BLANK_LINE[:2]) == len(self._headers) + 2
         if self.length is not None and not self.expect_continue and lines:
             remember(piece, self.head, (self._fields or {}).get("content-length", ""))
 
@@ -244,7 +249,7 @@ class RequestParser:
     def on_header(self, name: bytes, value: bytes) -> None:
         if self.ready:
             return  # a trailer: read and dropped
-        if len(self.headers) >= HEADERS_LIMIT:
+        if len(self._headers) >= HEADERS_LIMIT:
             self._refuse(InvalidRequest(f"There are more than {HEADERS_LIMIT} headers."))
         if len(name) + len(value) > FIELD_LIMIT:
             self._refuse(InvalidRequest(f"A header exceeds {FIELD_LIMIT} bytes."))
@@ -252,7 +257,7 @@ class RequestParser:
         text = value.decode("latin-1")
         if text[-1:] in {" ", "\t"}:  # llhttp strips the front only
             text = text.rstrip(" \t")
-        self.headers.append((key, text))
+        self._headers.append((key, text))
         if key in _FRAMING:
             self._framing(key, text)
 
@@ -260,7 +265,7 @@ class RequestParser:
         http = self._http
         version = http.get_http_version()
         target = self._url.decode("latin-1")
-        head = Head(http.get_method().decode("ascii"), target, version, self.headers)
+        head = Head(http.get_method().decode("ascii"), target, version, self._headers)
         if version not in {"1.0", "1.1"}:
             self._refuse(InvalidRequest("Only HTTP/1.0 and HTTP/1.1 are spoken here."))
         if http.should_upgrade():

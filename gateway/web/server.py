@@ -15,9 +15,9 @@ import os
 import resource
 import socket
 import ssl
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from email.utils import formatdate
-from typing import Final
+from typing import Any, Final
 
 from gateway.config import Server
 from gateway.errors import GatewayError, InternalError, Overloaded
@@ -32,7 +32,7 @@ from gateway.web.writer import Flusher
 
 log = logging.getLogger("gateway.web")
 
-Handler = Callable[[Request, Answer], Awaitable[None]]
+Handler = Callable[[Request, Answer], Coroutine[Any, Any, None]]
 """Begun outside of a task: whoever needs one waits for `leash.own_task` first."""
 Render = Callable[[GatewayError], tuple[int, HeaderList, bytes]]
 
@@ -65,11 +65,11 @@ class DataPlane:
         self.draining = False
         self._cap = connection_cap(settings.max_connections)
         self._connections: set[Connection] = set()
-        self._errands: set[Errand] = set()
+        self._errands: dict[Errand, tuple[Connection, Request, Answer]] = {}
         self._server: asyncio.Server | None = None
         self._quiet: asyncio.Future[None] | None = None
         self._date = ""
-        self._date_second = -1
+        self._date_second = -1.0
 
     # Gauges --------------------------------------------------------------------------------------
 
@@ -114,7 +114,7 @@ class DataPlane:
         """Keep listening; close idle connections now, the others after their current answer."""
         self.draining = True
         for connection in list(self._connections):
-            connection.close_if_idle()
+            connection.drain()
 
     async def wait_closed(self, within: float) -> bool:
         """Wait, `within` seconds, until all requests are answered and sent; False: some are not."""
@@ -158,40 +158,47 @@ class DataPlane:
         self._connections.discard(connection)
         self._look_whether_quiet()
 
-    def launch(self, request: Request, answer: Answer, ended: Callable[[], None]) -> None:
-        """Have one request answered; `ended` is called when that is over."""
+    def launch(self, connection: Connection, request: Request, answer: Answer) -> bool:
+        """Have one request answered. True: that is over; else `connection.ended` is called."""
         if len(self._errands) >= self.settings.max_in_flight:
             self._fail(answer, Overloaded("Too many requests are in flight.", retry_after=1))
-            ended()
-            return
-        errand = begin(self._run(request, answer, ended), self.loop, self._ended)
-        if errand is not None:
-            self._errands.add(errand)
+            return True
+        try:
+            errand = begin(self.handler(request, answer), self.loop, self._ended)
+        except (Exception, asyncio.CancelledError) as error:
+            self._conclude(request, answer, error)
+            return True
+        if errand is None:
+            if not answer.done:
+                self._conclude(request, answer, None)
+            return True
+        self._errands[errand] = connection, request, answer
+        return False
 
     def _ended(self, errand: Errand) -> None:
-        self._errands.discard(errand)
+        if errand not in self._errands:
+            return  # it is over within `launch`
+        connection, request, answer = self._errands.pop(errand)
+        error, errand.error = errand.error, None  # its traceback leads back to the errand
+        if error is not None or not answer.done:
+            self._conclude(request, answer, error)
+        connection.ended()
         self._look_whether_quiet()
 
-    async def _run(self, request: Request, answer: Answer, ended: Callable[[], None]) -> None:
-        """Hold out to the end of an answer, whatever comes. Never raises but for a cancel."""
-        try:
-            await self.handler(request, answer)
-            if not answer.done and not answer.gone:
-                log.error("%r was left without an end", request)
-                self._fail(answer, InternalError("The request was not answered."))
-        except ClientGone:
-            pass
-        except GatewayError as error:
+    def _conclude(self, request: Request, answer: Answer, error: BaseException | None) -> None:
+        """See to the end of an answer that its handler has left without one, or with an error."""
+        if isinstance(error, GatewayError):
             if answer.started:
-                log.exception("%r failed after its head", request)
+                log.error("%r failed after its head", request, exc_info=error)
             self._fail(answer, error)
-        except Exception:
-            log.exception("%r failed", request)
+        elif isinstance(error, Exception) and not isinstance(error, ClientGone):
+            log.error("%r failed", request, exc_info=error)
             self._fail(answer, InternalError("The gateway failed. Its log says why."))
-        finally:
-            if not answer.done:
-                answer.abort()
-            ended()
+        elif error is None and not answer.gone:
+            log.error("%r was left without an end", request)
+            self._fail(answer, InternalError("The request was not answered."))
+        if not answer.done:
+            answer.abort()
 
     def _fail(self, answer: Answer, error: GatewayError) -> None:
         if answer.started:
@@ -201,10 +208,10 @@ class DataPlane:
 
     def date(self) -> str:
         """The Date header of this second, with its end of line (RFC 9110 section 6.6.1)."""
-        second = int(self.clock.now())
-        if second != self._date_second:
-            self._date_second = second
-            self._date = f"Date: {formatdate(second, usegmt=True)}\r\n"
+        now = self.clock.now()
+        if not 0.0 <= now - self._date_second < 1.0:
+            self._date_second = now // 1.0
+            self._date = f"Date: {formatdate(self._date_second, usegmt=True)}\r\n"
         return self._date
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.config import Duration, Part, Secret, Traces, UpstreamSection
 from gateway.exchange import CacheState, Exchange
-from gateway.ports import Ask
+from gateway.ports import Ask, Origin
 from gateway.traces import NoTraces, names, open_traces
 from gateway.traces.exporter import Exporter
 from tests.exchanges import exchange
@@ -32,7 +32,8 @@ def collector() -> Iterator[Collector]:
 
 def ask(**headers: str) -> Ask:
     body: Any = None
-    return Ask("01", 0.0, 0.0, "POST", "x", "", list(headers.items()), body, "127.0.0.1")
+    origin = Origin("POST", "x", "", list(headers.items()), "127.0.0.1")
+    return Ask("01", 0.0, 0.0, origin, body)
 
 
 def exporter(url: str, *, capacity: int = 4096, **more: Any) -> Exporter:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import attrs
@@ -139,8 +139,8 @@ async def echo(request: Request, client: Answer) -> None:
         "body": body.decode("latin-1"),
         "received": request.body.received,
         "length": request.body.length,
-        "peer": request.peer,
-        "secure": request.secure,
+        "peer": request.peer.address,
+        "secure": request.peer.secure,
     }
     client.send(200, [("content-type", "application/json")], json.dumps(seen).encode())
 
@@ -160,13 +160,10 @@ def serve() -> Serve:
     """`async with serve(handler, header_timeout=0.2) as plane`: settings as in config.yaml."""
 
     @asynccontextmanager
-    async def run(
-        handler: Callable[[Request, Answer], Awaitable[None]] = echo, **settings: object
-    ) -> AsyncIterator[Plane]:
+    async def run(handler: Handler = echo, **settings: object) -> AsyncIterator[Plane]:
         chosen = attrs.evolve(Server(port=0), **settings)  # type: ignore[arg-type]
-        typed: Handler = handler
         server = DataPlane(
-            typed,
+            handler,
             settings=chosen,
             clock=SystemClock(),
             render=render,

@@ -11,6 +11,7 @@ import ssl
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -228,13 +229,8 @@ def parse(pieces: list[bytes]) -> list[Seen]:
         while data:
             data = parser.feed(data)
             if parser.ready and parser.body is None:
-                parser.body = RequestBody(
-                    _NoFeeder(),  # type: ignore[arg-type]
-                    parser.length,
-                    eof=False,
-                    timeout=1,
-                    min_rate=0,
-                )
+                feeder: Any = _NoFeeder()
+                parser.body = RequestBody(feeder, parser.length, eof=False)
             if parser.complete:
                 assert parser.body is not None
                 body = bytes(parser.body._data)

@@ -70,6 +70,7 @@ class Trip:
     body: bytes | None = None  # of a chat request
     estimated: Usage | None = None  # in place of a usage that did not come
     committed: Exchange | None = None  # its row is in the ledger, or on its way
+    usage: Usage = NO_USAGE  # with `price`: the tokens that it is booked with
     cost: Cost = NO_COST
     saved_cost: Cost = NO_COST
     summary: Summary | None = None
@@ -101,8 +102,7 @@ class Trip:
             self.capture = journal.capture(self.ask, self.caller, self.model, body)
             self.client = self.capture.wrap(self.client)
 
-    @property
-    def usage(self) -> Usage:
+    def _usage(self) -> Usage:
         """The tokens that this request is booked with."""
         if self.cache is CacheState.HIT or self.cache is CacheState.JOINED:
             return FROM_CACHE  # booked where the call was made
@@ -130,7 +130,8 @@ class Trip:
     def price(self, prices: Prices) -> None:
         """What the tokens cost, or would have cost."""
         tier = None if self.summary is None else self.summary.service_tier
-        model, upstream, usage = self.served or self.model or "", self.upstream or "", self.usage
+        model, upstream = self.served or self.model or "", self.upstream or ""
+        self.usage = usage = self._usage()
         if usage.source is UsageSource.NONE or usage.source is UsageSource.CACHE:
             self.cost = FREE
         else:

@@ -6,6 +6,7 @@ and holds only what can be printed; no body and no credential is among the field
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -249,7 +250,7 @@ def _tokens(usage: Usage) -> str:
     u = usage
     details = "null"
     if u.details is not None:
-        details = _encode(_numbers(u.details, DEPTH)).decode()
+        details = _details(u.details)
     counts = _counts(u.prompt_tokens, u.completion_tokens, u.cached_tokens, u.reasoning_tokens)
     return f'{counts},"usage_source":"{u.source._value_}","usage_details":{details}'
 
@@ -266,8 +267,23 @@ def _bounded(count: int) -> int:
     return count if count < LARGEST else LARGEST
 
 
-def _numbers(details: Mapping[str, Any], depth: int) -> dict[str, Any]:
+# As nearly all of them are: short names, and numbers that are shown as they are.
+_MEMBER = rb'"[a-zA-Z0-9_.-]{1,64}+":'
+_NUMBER = rb"-?[0-9]{1,15}+(?:\.[0-9]{1,17}+)?+"
+_EACH = rb"%b(?:%b|\{(?:%b%b,?){0,32}\}),?" % (_MEMBER, _NUMBER, _MEMBER, _NUMBER)
+_PLAIN = re.compile(rb"\{(?:%b){0,32}\}" % _EACH).fullmatch
+
+
+def _details(details: Mapping[str, Any]) -> str:
     """The upstream's own usage object, unknown members included (A8), but only what is a number."""
+    try:
+        text = _encode(details)
+    except (ValueError, OverflowError, RecursionError):  # lone surrogates, endless numbers
+        text = b""
+    return (text if _PLAIN(text) else _encode(_numbers(details, DEPTH))).decode()
+
+
+def _numbers(details: Mapping[str, Any], depth: int) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in islice(details.items(), DETAILS):
         kind = type(value)

@@ -1,34 +1,35 @@
 """Single-flight: one upstream answer, recorded once, read by many. asyncio, no I/O.
 
 A flight pumps an upstream's reply through an observer into pieces and pushes them to its readers.
-Nothing here creates a task or a future for a piece: the pump runs in the task of the request that
-launched the flight, and a reader whose client is slow goes on from that client's own `on_ready`.
+Nothing here creates a task or a future for a piece: the pump is the request that launched the
+flight, and a reader whose client is slow goes on from that client's own `on_ready`.
 
 Rules of this file. Only whole pieces reach a client, so an error can follow at any point. The end
 (`[DONE]`, the last bytes of a JSON answer) is out only after `land`, which the pipeline calls when
-the answer is kept and the books are written. While a flight records, its whole answer is here and a
-late reader gets it all; otherwise a slow reader slows the upstream, and memory stays in a window.
+the answer is kept and the books are written; who is aboard then `finish`es. While a flight records,
+its whole answer is here and a late reader gets it all; otherwise a slow reader slows the upstream,
+and memory stays in a window.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+
+from msgspec import Struct
 
 from gateway.errors import GatewayError, InternalError
 from gateway.exchange import HeaderList
-from gateway.leash import Leash
+from gateway.leash import Leash, Pause
 from gateway.ports import Client, ClientGone, Clock, Reply
 from gateway.wire.observe import EndEvent, Form, Observer, Piece, UsageEvent
 
 WINDOW = 1024 * 1024  # bytes between the upstream and the slowest reader of what is not recorded
 END_CAP = 64 * 1024  # bytes of the end, and of what an upstream sends after it
 HOLD = 256 * 1024  # a JSON answer below this is sent whole, with its length
+AT_ONCE = 64 * 1024  # bytes: what a transport takes before it is full, whoever reads
 
 
-@dataclass(slots=True)
-class Head:
+class Head(Struct):
     """An answer's head. `length` is None where it is not known yet."""
 
     status: int
@@ -36,14 +37,34 @@ class Head:
     length: int | None
 
 
-class Flight:
-    """One answer in the air."""
+def _ignore(_: Flight) -> None:
+    """For callbacks of a flight that nobody has set."""
 
-    __slots__ = (
-        "_after_end", "_first", "_holding", "_landing", "_pieces", "_room", "aboard", "cap",
-        "ends", "failure", "finishes", "form", "head", "held", "landed", "leash", "observer",
-        "on_empty", "on_growth", "on_unkept", "place", "readers", "visible", "waited",
-    )  # fmt: skip
+
+class Flight:
+    """One answer in the air. What most do not come to stands on the class."""
+
+    head: Head | None = None
+    form = Form.OTHER
+    aboard = 0  # who waits for this answer, reading or not
+    landed = False
+    failure: GatewayError | None = None
+    held = 0  # bytes that are here
+    visible = 0  # pieces (counted from the start) that readers may take
+    first = 0  # how many pieces have been forgotten
+    waited = 0.0  # seconds spent waiting for the upstream's bytes
+    observer: Observer | None = None
+    # They are given the flight: one that they were made for would lead back to itself, and
+    # stay until the collector of cycles comes by.
+    on_empty: Callable[[Flight], None] = staticmethod(_ignore)
+    on_growth: Callable[[Flight], None] | None = None
+    on_unkept: Callable[[Flight], None] = staticmethod(_ignore)
+    _after_end = 0  # bytes of the end and what follows it
+    _holding = False
+    _room: Pause | None = None
+    _landing: list[Pause] | None = None
+    _busy = 0.0  # seconds spent on the bytes of one wait
+    _on_content: Callable[[], None] | None = None  # until there was any
 
     def __init__(
         self,
@@ -60,63 +81,57 @@ class Flight:
         self.cap = cap
         self.place = place
         self.finishes = finishes
-        self.head: Head | None = None
-        self.form = Form.OTHER
         self.readers: list[Reader] = []
-        self.aboard = 0  # who waits for this answer, reading or not
-        self.landed = False
-        self.failure: GatewayError | None = None
+        self.pieces: list[Piece] = []  # but for those forgotten
         self.ends: list[bytes] = []
-        self.held = 0  # bytes that are here
-        self.visible = 0  # pieces (counted from the start) that readers may take
-        self.waited = 0.0  # seconds spent waiting for the upstream's bytes
-        self.observer: Observer | None = None
-        # They are given the flight: one that they were made for would lead back to itself, and
-        # stay until the collector of cycles comes by.
-        self.on_empty: Callable[[Flight], None] = _ignore
-        self.on_growth: Callable[[Flight], None] | None = None
-        self.on_unkept: Callable[[Flight], None] = _ignore
-        self._pieces: list[Piece] = []
-        self._after_end = 0  # bytes of the end and what follows it
-        self._first = 0  # how many pieces have been forgotten
-        self._holding = False
-        self._room: asyncio.Future[None] | None = None
-        self._landing: list[asyncio.Future[None]] = []
 
     # -- the pump ----------------------------------------------------------------------------------
 
     async def fly(
-        self,
-        reply: Reply,
-        observer: Observer,
-        leash: Leash,
-        clock: Clock,
-        on_content: Callable[[], None],
+        self, reply: Reply, observer: Observer, clock: Clock, on_content: Callable[[], None]
     ) -> None:
         """Pump the reply until it has ended. What came before an UpstreamError or UpstreamTimeout
         has been pushed, an unfinished event dropped. `on_content` is called once, after the first
         content has been pushed."""
-        self.observer = observer
-        self.begin(reply, observer.form)
-        quiet, busy = True, 0.0
+        self.observer, self.form = observer, observer.form
+        self._on_content = on_content
+        # Of a stream, events may be left out for a reader: its length is not known.
+        length = None if self.form is Form.STREAM else reply.length
+        self.head = Head(reply.status, reply.headers, length)
+        # JSON is held until it is whole (or large): one write with its length, and an answer that
+        # breaks off can still become a readable 502.
+        self._holding = self.form is Form.JSON
+        data = reply.whole()
+        if data is not None:
+            self._take(observer.feed(data))
+            if not self._holding:
+                self._show(data)
+        else:
+            self.push()
+            if await self._pump(reply, observer, clock):
+                return
+        self._take(observer.close())
+        self._look_for_content(observer)
+
+    async def _pump(self, reply: Reply, observer: Observer, clock: Clock) -> bool:
+        """True: it has not ended, but what comes is of no use."""
+        leash, busy, more = self.leash, 0.0, True
 
         def take(data: bytes) -> bool:  # called from the socket's own callback, mostly
-            nonlocal quiet, busy
+            nonlocal busy
             began = clock.monotonic()
             leash.check()
             self._take(observer.feed(data))
             self._show(data)
-            if quiet and observer.saw_content:
-                quiet = False
-                on_content()
+            if self._on_content is not None:
+                self._look_for_content(observer)
             busy += clock.monotonic() - began
-            return not (self._overrun or self._full)
+            return self._after_end <= END_CAP and (self.cap > 0 or self.held <= WINDOW)
 
-        more = True
-        while more and not self._overrun:
+        while more and self._after_end <= END_CAP:
             leash.check()
-            if self._full:
-                await self._wait_for_room(leash)
+            if not self.cap and self.held > WINDOW:
+                await self._wait_for_room()
             before, busy = clock.monotonic(), 0.0
             try:
                 more = await reply.pour(take)
@@ -126,19 +141,46 @@ class Flight:
                 raise
             finally:
                 self.waited += clock.monotonic() - before - busy
-        if not more:
-            self._take(observer.close())
-            if quiet and observer.saw_content:
-                on_content()
+        return more
 
-    def begin(self, reply: Reply, form: Form) -> None:
-        """The head is here. JSON is held until it is whole (or large): one write with its length,
-        and an answer that breaks off can still become a readable 502."""
-        self.form = form
-        # Of a stream, events may be left out for a reader: its length is not known.
-        length = None if form is Form.STREAM else reply.length
-        self.head = Head(reply.status, reply.headers, length)
-        self._holding = form is Form.JSON
+    def _look_for_content(self, observer: Observer) -> None:
+        heard = self._on_content
+        if heard is not None and observer.saw_content:
+            self._on_content = None
+            heard()
+
+    async def _wait_for_room(self) -> None:
+        """Every reader is behind, and nothing may be forgotten yet."""
+        self._room = Pause()
+        try:
+            await self._room
+        finally:
+            self._room = None
+
+    def _take(self, pieces: list[Piece]) -> None:
+        for piece in pieces:
+            if type(piece) is EndEvent:
+                self.ends.append(piece)
+                self._after_end += len(piece)
+            else:
+                self.pieces.append(piece)
+                self.held += len(piece)
+        if self.cap and self.held > self.cap:
+            self.stop_recording()
+        elif self.on_growth is not None:
+            self.on_growth(self)
+
+    def _show(self, data: bytes = b"") -> None:
+        """Let readers have what is there, but for the last piece of JSON: the answer's end is held
+        back until it has landed. White space keeps a connection alive and must not wait."""
+        total = self.first + len(self.pieces)
+        if self.form is Form.JSON:
+            blank = data.isspace()
+            if not blank:
+                total -= 1
+            if blank or self.held > HOLD:
+                self._holding = False
+        self.visible = max(self.visible, total)
         self.push()
 
     def land(self) -> None:
@@ -147,8 +189,7 @@ class Flight:
             self.head.length = self.held
         self._holding = False
         self.landed = True
-        self.visible = self._first + len(self._pieces)
-        self.push()
+        self.visible = self.first + len(self.pieces)
         self._wake_waiters()
 
     def fail(self, error: BaseException) -> None:
@@ -167,41 +208,7 @@ class Flight:
 
     def recorded(self) -> tuple[list[Piece], list[bytes]]:
         """The pieces of a recording, and its end."""
-        return self._pieces, self.ends
-
-    def _take(self, pieces: list[Piece]) -> None:
-        for piece in pieces:
-            if isinstance(piece, EndEvent):
-                self.ends.append(piece)
-                self._after_end += len(piece)
-            else:
-                self._pieces.append(piece)
-                self.held += len(piece)
-        if self.cap and self.held > self.cap:
-            self.stop_recording()
-        elif self.on_growth is not None:
-            self.on_growth(self)
-
-    @property
-    def _full(self) -> bool:
-        """Every reader is behind, and nothing may be forgotten yet."""
-        return not self.cap and self.held > WINDOW
-
-    @property
-    def _overrun(self) -> bool:
-        """More than enough has come after the end: it is of no use to anybody."""
-        return self._after_end > END_CAP
-
-    def _show(self, data: bytes = b"") -> None:
-        """Let readers have what is there, but for the last piece of JSON: the answer's end is held
-        back until it has landed. White space keeps a connection alive and must not wait."""
-        total = self._first + len(self._pieces)
-        if self.form is Form.JSON and not data.isspace():
-            total -= 1
-        self.visible = max(self.visible, total)
-        if self._holding and (self.held > HOLD or data.isspace()):
-            self._holding = False
-        self.push()
+        return self.pieces, self.ends
 
     # -- readers -----------------------------------------------------------------------------------
 
@@ -215,73 +222,57 @@ class Flight:
         """The head is not given out yet."""
         return self._holding or self.head is None
 
-    def piece(self, index: int) -> Piece:
-        """The piece with this number, counted from the start."""
-        return self._pieces[index - self._first]
-
     def push(self) -> None:
         """Let every ready reader advance."""
-        if self.holding:
+        if self._holding:
             return
-        for reader in list(self.readers):
+        for reader in self.readers.copy():
             if reader.ready:
                 reader.advance()
         self.trim()
 
     def trim(self) -> None:
-        """Forget what every reader has, unless it is recorded; wake the pump if there is room."""
-        if not self.cap:
+        """Forget what every reader has, unless it is recorded; let the pump go on if there is
+        room."""
+        if not self.cap and self.pieces:
             self._forget()
-        if self._room is not None and self.held <= WINDOW and not self._room.done():
-            self._room.set_result(None)
+        if self._room is not None and self.held <= WINDOW:
+            self._room.end_soon()
 
     def _forget(self) -> None:
-        pieces = self._pieces
-        readers = self.readers
-        if len(readers) == 1:
-            slowest = readers[0].position
-        else:
-            slowest = min((one.position for one in readers), default=self.visible)
-        count = slowest - self._first
+        pieces, slowest = self.pieces, self.visible
+        for reader in self.readers:
+            slowest = min(slowest, reader.position)
+        count = slowest - self.first
         if count == len(pieces):
             pieces.clear()
             self.held = 0
         elif count:
             self.held -= sum(map(len, pieces[:count]))
             del pieces[:count]
-        self._first = slowest
-
-    async def _wait_for_room(self, leash: Leash) -> None:
-        leash.check()
-        self._room = asyncio.get_running_loop().create_future()
-        try:
-            await self._room
-        finally:
-            self._room = None
+        self.first = slowest
 
     # -- who waits ---------------------------------------------------------------------------------
 
     async def wait(self) -> None:
         """Until it has landed; its failure is raised."""
         if not self.landed and self.failure is None:
-            waiter = asyncio.get_running_loop().create_future()
+            waiter = Pause()
+            if self._landing is None:
+                self._landing = []
             self._landing.append(waiter)
             await waiter
         if self.failure is not None:
             raise self.failure
 
     def _wake_waiters(self) -> None:
-        for waiter in self._landing:
-            if not waiter.done():
-                waiter.set_result(None)
-        self._landing.clear()
-
-    def board(self) -> None:
-        """One more waits for this answer."""
-        self.aboard += 1
+        if self._landing is not None:
+            for waiter in self._landing:
+                waiter.end_soon()
+            self._landing = None
 
     def leave(self) -> None:
-        """One less."""
+        """One less is aboard."""
         self.aboard -= 1
         if not self.aboard and not self.landed and self.failure is None:
             self.on_empty(self)
@@ -291,10 +282,9 @@ class Reader:
     """One client aboard a flight, reading at its own pace. `live` False: it only waits for the
     landing, since it takes the answer in another form."""
 
-    __slots__ = (
-        "_caught_up", "_hides_usage", "_leash", "_make_head", "_on_gone", "client", "flight",
-        "left", "position", "ready",
-    )  # fmt: skip
+    left = False
+    position = 0
+    _caught_up: Pause | None = None
 
     def __init__(
         self,
@@ -311,14 +301,11 @@ class Reader:
         it."""
         self.flight = flight
         self.client = client
-        self.position = 0
         self.ready = live
-        self.left = False
         self._hides_usage = hides_usage
         self._make_head = make_head
-        self._leash, self._on_gone = leash, on_gone or _nothing
-        self._caught_up: asyncio.Future[None] | None = None
-        flight.board()
+        self._leash, self._on_gone = leash, on_gone
+        flight.aboard += 1
         if live:
             flight.readers.append(self)
         client.watch(self._client_ready, self._client_gone)
@@ -327,16 +314,20 @@ class Reader:
 
     def advance(self) -> None:
         """Write what there is, until the client's buffer is full."""
-        flight, client = self.flight, self.client
-        if not client.started and flight.head is not None:
-            client.start(flight.head.status, self._make_head(flight.head), flight.head.length)
-        while self.ready and self.position < flight.visible:
-            piece = flight.piece(self.position)
-            self.position += 1
-            if not (self._hides_usage and type(piece) is UsageEvent):
-                self.ready = client.write(piece)
-        if self.position == flight.visible:
-            self._wake()
+        flight, client, head = self.flight, self.client, self.flight.head
+        if head is not None and not client.started:
+            client.start(head.status, self._make_head(head), head.length)
+        position, visible = self.position, flight.visible
+        if position < visible:
+            ready, first, pieces = self.ready, flight.first, flight.pieces
+            while ready and position < visible:
+                piece = pieces[position - first]
+                position += 1
+                if not (self._hides_usage and type(piece) is UsageEvent):
+                    ready = client.write(piece)
+            self.ready, self.position = ready, position
+        if position == visible and self._caught_up is not None:
+            self._caught_up.end_soon()
 
     @property
     def behind(self) -> bool:
@@ -345,17 +336,28 @@ class Reader:
 
     async def finish(self) -> None:
         """After the landing: hand over all that is left, then the end. ClientGone."""
+        flight, client, head = self.flight, self.client, self.flight.head
+        if self.left and self.behind:
+            raise ClientGone
+        if head is not None and not client.started and head.length == flight.held <= AT_ONCE:
+            client.whole(head.status, self._make_head(head), flight.pieces, head.length)
+            self.position = flight.visible
+            self.leave()
+            return
+        if self.ready:
+            self.advance()
+            flight.trim()
         if self.behind and not self.left:
-            self._caught_up = asyncio.get_running_loop().create_future()
+            self._caught_up = Pause()
             try:
                 await self._caught_up
             finally:
                 self._caught_up = None
         if self.behind:
             raise ClientGone
-        for piece in self.flight.ends:
-            self.client.write(piece)
-        self.client.finish()
+        for piece in flight.ends:
+            client.write(piece)
+        client.finish()
         self.leave()
 
     def leave(self) -> None:
@@ -378,20 +380,10 @@ class Reader:
             self.flight.trim()
 
     def _client_gone(self) -> None:
-        self._on_gone()
+        if self._on_gone is not None:
+            self._on_gone()
         self.leave()
-        self._wake()
+        if self._caught_up is not None:
+            self._caught_up.end_soon()
         if self._leash is not None:
             self._leash.pull(ClientGone())
-
-    def _wake(self) -> None:
-        if self._caught_up is not None and not self._caught_up.done():
-            self._caught_up.set_result(None)
-
-
-def _ignore(_: Flight) -> None:
-    """For callbacks of a flight that nobody has set."""
-
-
-def _nothing() -> None:
-    """For callbacks that nobody has set."""

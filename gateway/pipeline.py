@@ -440,9 +440,7 @@ class Pipeline:
             trip.upstream_request_id = header(reply.headers, "x-request-id") or None
             if reply.status != 200:
                 flight.stop_recording()
-            await flight.fly(
-                reply, watcher, leash, clock, lambda: trip.first_content(clock.monotonic())
-            )
+            await flight.fly(reply, watcher, clock, lambda: trip.first_content(clock.monotonic()))
             trip.last_byte = clock.monotonic()
         finally:
             reply.close()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any, NamedTuple, NewType
 
 from msgspec import Struct
@@ -155,13 +156,24 @@ _OF_AN_IMAGE = 1400
 
 def weight(entry: Entry) -> int:
     """Bytes that an entry takes in memory, by a generous estimate."""
-    total = _OF_AN_ENTRY
+    return measured(entry)[0]
+
+
+def measured(entry: Entry) -> tuple[int, int, float]:
+    """An entry's weight, its size and what it is stale from, in one go."""
+    total, size, stale = _OF_AN_ENTRY, 0, inf
     for found in entry.recordings:
-        total += len(found.body) + (_OF_DETAILS if found.usage.details else 0)
-        total += _OF_A_RECORDING if found.usage_span is None else _OF_A_RECORDING + _OF_AN_IMAGE
+        length, end = len(found.body), found.created + found.ttl
+        size += length
+        total += length + _OF_A_RECORDING
+        if found.usage.details:
+            total += _OF_DETAILS
+        if found.usage_span is not None:
+            total += _OF_AN_IMAGE
         for name, value in found.headers:
             total += _OF_A_HEADER + len(name) + len(value)
-    return total
+        stale = min(stale, end)
+    return total, size, stale
 
 
 # Forgetting --------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.cache import folder as folders
@@ -40,8 +40,8 @@ class Disk:
         self.timed: Callable[[str, float], None] = _untimed
         self._writer = Writer(folder, clock, size_limit, self._settled)
         self._readers: Readers[Entry | None] = Readers(self._read, self._leave)
-        self._started = self._stopped = False
-        self._waiting: dict[bytes, Entry] = {}  # on their way to the disk
+        self._open = False  # from `start` to `close`
+        self.waiting: dict[bytes, Entry] = {}  # what is on its way to the disk
         self._queued = self._queued_bytes = self._hits = self._misses = self._overrun = 0
         self._outdated: dict[bytes, float] = {}
         self._errors = dict.fromkeys((*ERRORS, "busy"), 0)
@@ -49,7 +49,7 @@ class Disk:
 
     async def start(self, wait: float = 5.0) -> None:
         """Start the threads and wait for the database, for at most `wait` seconds."""
-        self._started = True
+        self._open = True
         self._writer.start()
         self._readers.start()
         with contextlib.suppress(TimeoutError):
@@ -58,9 +58,9 @@ class Disk:
 
     async def close(self, wait: float = 5.0) -> None:
         """Write what is queued, for at most `wait` seconds."""
-        if not self._started or self._stopped:
+        if not self._open:
             return
-        self._stopped = True
+        self._open = False
         self._readers.close()
         self._writer.stop()
         try:
@@ -73,10 +73,6 @@ class Disk:
         """Another limit; what is too much goes with the next writes."""
         self._writer.limit = size_limit
         self._writer.order(lambda table: table.resize(size_limit))
-
-    def waiting(self, key: bytes) -> Entry | None:
-        """What is on its way to the disk."""
-        return self._waiting.get(key)
 
     # Reading ------------------------------------------------------------------------------------
 
@@ -150,7 +146,7 @@ class Disk:
 
     def put(self, key: bytes, entry: Entry, size: int) -> None:
         """Queue it, whose bodies have `size` bytes, or drop and count it."""
-        if not self._started or self._stopped:
+        if not self._open:
             return
         if self._queued >= QUEUED or self._queued_bytes + size > QUEUED_BYTES:
             self._overrun += 1
@@ -158,13 +154,13 @@ class Disk:
             return
         self._queued += 1
         self._queued_bytes += size
-        self._waiting[key] = entry
+        self.waiting[key] = entry
         self._writer.put_store(Put(key, entry, size))
 
     def _settled(self, puts: list[Put], took: float | None) -> None:
         if took is not None:
             self.timed("set", took)
-        waiting, outdated = self._waiting, self._outdated
+        waiting, outdated = self.waiting, self._outdated
         self._queued -= len(puts)
         for put in puts:
             key, entry = put.key, put.entry
@@ -241,6 +237,7 @@ class NoDisk:
     """`cache.size_limit: 0`: memory is all there is."""
 
     timed: Callable[[str, float], None]
+    waiting: Mapping[bytes, Entry] = {}
 
     async def start(self) -> None:
         """Nothing is opened."""
@@ -250,10 +247,6 @@ class NoDisk:
 
     def resize(self, size_limit: int) -> None:
         """It stays at nothing until the next start."""
-
-    def waiting(self, key: bytes) -> Entry | None:
-        """Nothing is."""
-        return None
 
     def lacks(self, key: bytes) -> bool:
         """Everything."""

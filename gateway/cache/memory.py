@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterable
 
-from gateway.entry import Entry, MemoryFigures, Selector, weight
+from gateway.entry import Entry, MemoryFigures, Selector, measured, weight
 
 Item = tuple[Entry, float, int]  # entry, wall seconds from which it is not all fresh, weight
 
@@ -19,40 +19,45 @@ class Memory:
     def __init__(self, limit: int) -> None:
         """`limit` in bytes, by `weight`."""
         # Ordered: in a plain dict, finding the oldest walks over the holes of those that went.
-        self._items: OrderedDict[bytes, Item] = OrderedDict()
+        self.items: OrderedDict[bytes, Item] = OrderedDict()
         self._limit = limit
         self._unswept: list[bytes] = []
-        self._hits = self._misses = self._size = 0
+        self.misses = self._hits = self._size = 0
         self._evictions = {"expired": 0, "size": 0, "purged": 0}
 
     def find(self, key: bytes, now: float) -> Entry | None:
         """What is fresh of it; now the most recently used."""
-        item = self._items.get(key)
+        item = self.items.get(key)
         if item is not None and now >= item[1]:
-            del self._items[key]
+            del self.items[key]
             item = self._trimmed(item, now)
             if item is not None:
-                self._items[key] = item
+                self.items[key] = item
         if item is None:
-            self._misses += 1
+            self.misses += 1
             return None
-        self._items.move_to_end(key)
+        self.items.move_to_end(key)
         self._hits += 1
         return item[0]
 
     def peek(self, key: bytes, now: float) -> Entry | None:
         """The same, uncounted and in no other order than before."""
-        item = self._items.get(key)
+        item = self.items.get(key)
         return None if item is None else item[0].at(now)
 
     def put(self, key: bytes, entry: Entry) -> None:
         """In the place of what was there; one above the limit takes no place."""
-        items, size = self._items, weight(entry)
+        size, _, stale = measured(entry)
+        self.take(key, (entry, stale, size))
+
+    def take(self, key: bytes, item: Item) -> None:
+        """The same, of one that has been measured."""
+        items, size = self.items, item[2]
         if key in items:
             self._drop(key)
         if size > self._limit:
             return
-        items[key] = (entry, entry.stale_from, size)
+        items[key] = item
         self._size += size
         if self._size > self._limit:
             self._shrink()
@@ -64,11 +69,11 @@ class Memory:
 
     def keys(self) -> list[bytes]:
         """All there are, also what is no longer fresh."""
-        return list(self._items)
+        return list(self.items)
 
     def purge(self, selector: Selector, keys: Iterable[bytes]) -> set[bytes]:
         """Forget those of `keys` that the selector takes; which. Two microseconds for each."""
-        found = [(key, item[0].labels) for key in keys if (item := self._items.get(key))]
+        found = [(key, item[0].labels) for key in keys if (item := self.items.get(key))]
         gone = {key for key, labels in found if selector.takes(key, labels)}
         for key in gone:
             self._drop(key)
@@ -78,32 +83,32 @@ class Memory:
     def sweep(self, now: float, most: int) -> None:
         """Look at up to `most` entries and evict the expired; the next call goes on from there."""
         if not self._unswept:
-            self._unswept = list(self._items)
+            self._unswept = list(self.items)
         for _ in range(min(most, len(self._unswept))):
             key = self._unswept.pop()
-            item = self._items.get(key)
+            item = self.items.get(key)
             if item is not None and now >= item[1]:
                 trimmed = self._trimmed(item, now)
                 if trimmed is None:
-                    del self._items[key]
+                    del self.items[key]
                 else:
-                    self._items[key] = trimmed
+                    self.items[key] = trimmed
 
     def stored_by(self, request_id: str, keys: Iterable[bytes]) -> bytes | None:
         """Which of `keys` has an entry that this request stored."""
         for key in keys:
-            item = self._items.get(key)
+            item = self.items.get(key)
             if item and any(found.request_id == request_id for found in item[0].recordings):
                 return key
         return None
 
     def figures(self) -> MemoryFigures:
         return MemoryFigures(
-            len(self._items),
+            len(self.items),
             self._size,
             self._limit,
             self._hits,
-            self._misses,
+            self.misses,
             dict(self._evictions),
         )
 
@@ -120,12 +125,12 @@ class Memory:
         return left, left.stale_from, size
 
     def _drop(self, key: bytes) -> None:
-        item = self._items.pop(key, None)
+        item = self.items.pop(key, None)
         if item is not None:
             self._size -= item[2]
 
     def _shrink(self) -> None:
-        items, gone = self._items, 0
+        items, gone = self.items, 0
         while self._size > self._limit and items:
             self._size -= items.popitem(last=False)[1][2]
             gone += 1

@@ -16,7 +16,7 @@ from pathlib import Path
 from gateway.cache.disk import Disk, NoDisk
 from gateway.cache.memory import Memory
 from gateway.config import Cache
-from gateway.entry import CacheStats, Entry, Selector, Ticket
+from gateway.entry import CacheStats, Entry, Selector, Ticket, measured
 from gateway.ports import Clock
 
 REMEMBERED = 10_000  # ids of requests that stored an entry or were answered from one (contract)
@@ -135,10 +135,14 @@ class TwoTier:
 
     def find(self, key: bytes) -> Entry | None:
         """What is fresh of it in memory, or still on its way to the disk."""
+        memory, waiting = self._memory, self._disk.waiting
+        if key not in memory.items and key not in waiting:  # as most of what is not found
+            memory.misses += 1
+            return None
         now = self._clock.now()
-        found = self._memory.find(key, now)
-        if found is None and (waiting := self._disk.waiting(key)) is not None:
-            return waiting.at(now)
+        found = memory.find(key, now)
+        if found is None and key in waiting:
+            return waiting[key].at(now)
         return found
 
     def lacks(self, key: bytes) -> bool:
@@ -150,7 +154,7 @@ class TwoTier:
         ticket = self._purges.ticket()
         entry = await self._disk.get(key, self._deadline if deadline is None else deadline)
         now = self._clock.now()
-        newer = self._memory.peek(key, now) or self._disk.waiting(key)
+        newer = self._memory.peek(key, now) or self._disk.waiting.get(key)
         if newer is not None:
             return newer.at(now)
         if entry is None or (entry := entry.at(now)) is None:
@@ -166,11 +170,14 @@ class TwoTier:
     def store(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
         """Into memory at once, to the disk soon; False where it is not kept."""
         kept = entry.at(self._clock.now())
-        size = 0 if kept is None else kept.size
-        if kept is None or size > self._max_entry or self._purges.forbid(key, kept, ticket):
+        if kept is None:
             self._refused += 1
             return False
-        self._memory.put(key, kept)
+        weight, size, stale = measured(kept)
+        if size > self._max_entry or self._purges.forbid(key, kept, ticket):
+            self._refused += 1
+            return False
+        self._memory.take(key, (kept, stale, weight))
         self._disk.put(key, kept, size)
         self._stored += 1
         for recording in kept.recordings:

@@ -7,9 +7,9 @@ and -0.0 is not 0.0.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Collection, Mapping
+from hashlib import sha256
 from typing import Any
 
 import msgspec
@@ -29,7 +29,7 @@ def digest(
     found: Mapping[str, Any], ignore: Collection[str] = (), ordered: bytes | None = None
 ) -> bytes:
     """SHA-256 of the canonical form. RecursionError where it nests too deeply to be written."""
-    return hashlib.sha256(canonical(found, ignore, ordered)).digest()
+    return sha256(canonical(found, ignore, ordered)).digest()
 
 
 def canonical(
@@ -41,10 +41,11 @@ def canonical(
     `stream_options` of null, or with nothing else in it, counts as absent. `ordered`: `found` as a
     `Document` has it, so that most need not be written again.
     """
-    kept = found
+    kept, encoded = found, ordered
     if not (_IN_ANY.isdisjoint(found) and found.keys().isdisjoint(ignore)):
-        kept, ordered = _kept(found, ignore), None
-    encoded = _encode(kept) if ordered is None else ordered
+        kept, encoded = _kept(found, ignore), None
+    if encoded is None:
+        encoded = _encode(kept)
     if encoded.isascii() or not any(lead in encoded for lead in _ASTRAL):
         return encoded
     return msgspec.json.encode(_in_order(kept)) if _ASTRAL_NAME(encoded) else encoded

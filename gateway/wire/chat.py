@@ -6,7 +6,8 @@ Rule: read only what decides something here; `messages` and all else is the upst
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import NoReturn
+from operator import itemgetter
+from typing import Any, NoReturn
 
 import msgspec
 
@@ -57,6 +58,12 @@ def read_chat(body: bytes, ignore: Collection[str] | None = None) -> ChatRequest
     return request_of(read_document(body, DECISIVE), ignore)
 
 
+_ABSENT: dict[str, Any] = dict.fromkeys(
+    ("stream_options", "stream", "model", "n", "max_tokens", "max_completion_tokens")
+)
+_values = itemgetter(*_ABSENT)
+
+
 def request_of(document: Document, ignore: Collection[str] | None = None) -> ChatRequest:
     """The request that a body says, read already. InvalidRequest."""
     found, reason, made = document.found, document.reason, None
@@ -65,16 +72,14 @@ def request_of(document: Document, ignore: Collection[str] | None = None) -> Cha
             made = digest(found, ignore, document.ordered)
         except RecursionError:
             reason = "depth"
-    member = found.get
-    options, asked_usage = member("stream_options"), False
+    options, stream, model, n, largest, larger = _values(_ABSENT | found)
+    asked_usage = False
     if options is not None:
         if not isinstance(options, dict):
             _refuse("stream_options", "an object or null", options)
         asked_usage = options.get("include_usage") is True
-    stream, model, n = member("stream"), member("model"), member("n")
     if stream is not None and type(stream) is not bool:
         _refuse("stream", "true, false or null", stream)
-    largest, larger = member("max_tokens"), member("max_completion_tokens")
     return ChatRequest(
         document.body,
         model if type(model) is str and model and model.isascii() else _model(model),

@@ -197,7 +197,10 @@ class Saved:
     def book(self, booked: Sequence[Exchange]) -> None:
         """Count them."""
         saved = [x.saved for x in booked]
-        self.tokens[0] += sum([tokens(s.prompt_tokens + s.completion_tokens) for s in saved])
+        counts = [s.prompt_tokens + s.completion_tokens for s in saved]
+        if counts and not 0 <= min(counts) <= max(counts) <= MOST:
+            counts = [tokens(count) for count in counts]
+        self.tokens[0] += sum(counts)
         self.seconds[0] += sum([x.saved_seconds for x in booked])
         self.cost[0] += sum([x.saved_cost.nano_usd or 0 for x in booked]) / 1e9
 

@@ -28,7 +28,7 @@ from gateway.ports import Clock
 
 NOT_COUNTED = frozenset({"healthz", "readyz"})
 LANES = 20_000  # remembered; more kinds of requests are found anew
-AT_ONCE = 256  # requests that are counted together
+AT_ONCE = 64  # requests that are counted together
 
 MayUse = Callable[[str], bool]
 P = TypeVar("P", Used, Called)
@@ -184,7 +184,8 @@ class Metrics:
     def _count(self) -> None:
         """Count those that wait, each in what is its own, with others of its kind."""
         waiting, self._waiting = self._waiting, []
-        lanes, touched = self._lanes, set[Lane | Used | Called]()
+        lanes = self._lanes
+        touched: list[Lane | Used | Called] = []
         for x in waiting:
             mold = x.mold
             if mold is not None and mold.lane is not None and mold.lane[0] is lanes:
@@ -193,12 +194,13 @@ class Metrics:
                 continue
             else:
                 lane = self._lane_of(x, touched)
+            if not lane.waiting:
+                touched.append(lane)
             lane.waiting.append(x)
-            touched.add(lane)
         for one in touched:
             one.book()
 
-    def _lane_of(self, x: Exchange, touched: set[Lane | Used | Called]) -> Lane:
+    def _lane_of(self, x: Exchange, touched: list[Lane | Used | Called]) -> Lane:
         """Where it counts with its like; it is added to what `touched` calls count in."""
         names, model, key, caller, cache = self._names, x.model, NOBODY, x.caller, x.cache
         if model is None or model not in names.models:
@@ -226,7 +228,10 @@ class Metrics:
         if x.cache_reason is not None:
             self._book_reason(cache, x.cache_reason)
         if x.attempts:
-            touched.update(self._calls_of(x, model, key))
+            for part in self._calls_of(x, model, key):
+                if not part.waiting:
+                    touched.append(part)
+                part.waiting.append(x)
         if x.usage_missing is not None:
             self._store.cell("gateway_usage_missing_total", x.usage_missing)[0] += 1
         if x.summary is not None and x.summary.observer_errors:
@@ -236,13 +241,9 @@ class Metrics:
     def _calls_of(self, x: Exchange, model: str, key: str) -> Iterator[Used | Called]:
         """What was asked of an upstream counts there."""
         if x.upstream is not None:
-            called = self._part(Called, x.upstream, model, upstream_outcome(x))
-            called.waiting.append(x)
-            yield called
+            yield self._part(Called, x.upstream, model, upstream_outcome(x))
         if x.caller is not None:
-            used = self._part(Used, model, key)
-            used.waiting.append(x)
-            yield used
+            yield self._part(Used, model, key)
 
     def _book_reason(self, cache: CacheState, reason: str) -> None:
         """Why a request passed the cache by, or its answer was not kept (D1)."""

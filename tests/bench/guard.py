@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
-import statistics
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator
@@ -27,6 +26,7 @@ from typing import Any
 import yaml
 
 from gateway.app import Gateway
+from gateway.metrics.sink import AT_ONCE
 from gateway.watch import ConfigFile
 from gateway.web.connection import Connection
 from tests.bench import sides, upstream
@@ -37,7 +37,7 @@ CEILINGS = Path(__file__).with_name("guard.json")
 HERE = str(Path(__file__).parent)
 SLACK = 1.10  # what harmless changes may add
 STALE = 0.80  # of a ceiling: below it, the ceiling should be lowered
-WARM, RUNS = 30, 15
+WARM, RUNS = 30, AT_ONCE
 SHOWN = 90  # functions
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
@@ -139,37 +139,32 @@ class Wire(asyncio.Transport):
 
 
 def shown(name: str, counter: Counter) -> None:
-    """Print where the instructions of one run are, by function."""
-    print(f"{name}: {counter.instructions:,} instructions")
+    """Print where the instructions of a run are, by function."""
+    print(f"{name}: {counter.instructions // RUNS:,} instructions")
     for code, number in sorted(counter.by_code.items(), key=lambda pair: -pair[1])[:SHOWN]:
         path = Path(code.co_filename)
-        print(f"  {number:6,}  {path.parent.name}/{path.name}: {code.co_qualname}")
+        print(f"  {number / RUNS:8,.1f}  {path.parent.name}/{path.name}: {code.co_qualname}")
 
 
 async def counted(go: Callable[[], Awaitable[bytes]], show: str) -> Count:
-    """The median of some runs: a timer may come due within one. `show` names what is printed."""
-    found: list[Count] = []
+    """The mean of as many runs as the metrics count at once: what is done for many at a time has
+    its part in each. `show` names what is printed."""
+    counter = Counter()
     for _ in range(RUNS):
-        counter = Counter()
         sys.settrace(counter.trace)
         try:
             await go()
         finally:
             sys.settrace(None)
+    for _ in range(RUNS):
         sys.setprofile(counter.profile)
         try:
             await go()
         finally:
             sys.setprofile(None)
-        if show and not found:
-            shown(show, counter)
-        found.append(Count(counter.instructions, counter.calls, counter.c_calls))
-    return Count(
-        *(
-            int(statistics.median(getattr(count, name) for count in found))
-            for name in ("instructions", "calls", "c_calls")
-        )
-    )
+    if show:
+        shown(show, counter)
+    return Count(counter.instructions // RUNS, counter.calls // RUNS, counter.c_calls // RUNS)
 
 
 async def measured(folder: Path, *, show: bool) -> dict[str, Count]:

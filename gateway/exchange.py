@@ -127,8 +127,7 @@ class Cost:
 NO_COST = Cost()
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(Struct, frozen=True, gc=False):
     """Tokens and money that a call may use, held before it is made (issue: quotas).
 
     `id` is the request's ULID; `until` is the wall time in seconds at which its lease is over.
@@ -149,8 +148,7 @@ class Reservation:
     upstream: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Bound:
+class Bound(Struct, frozen=True, gc=False):
     """What a call may take at most, before it is made: tokens of the prompt, of each of `n`
     answers, and `extra` output beside them. Prices in 10^-12 dollars per token, the dearest."""
 

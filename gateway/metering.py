@@ -65,35 +65,46 @@ class Metering:
             trip.permit = self._quota.permit(caller, shared=shared)
         trip.permit.admit(reads=reads)
 
-    async def reserve(self, trip: Trip, upstream: Upstream, call: Call) -> bool:
+    async def reserve(
+        self, trip: Trip, upstream: Upstream, call: Call, demand: Demand | None = None
+    ) -> bool:
         """Hold what the call may take, and lower its cap where less is left; True: others had their
-        turn meanwhile, since it waited or its body was read in a thread.
+        turn meanwhile, since it waited or its body was read in a thread. `demand`: the body's,
+        where it was read before.
 
         LedgerUnavailable, RateLimited, InsufficientQuota, EndpointNotMetered, ModelNotPriced;
-        ClientGone while it waits.
+        ClientGone where its client has left, also while it waits.
         """
-        permit, caller = trip.permit, call.caller
+        permit, waited = trip.permit, False
         body = trip.body or (call.body if isinstance(call.body, bytes) else b"")
         try:
             self._ledger.admit()
-            demand = await self._demand(call, body)
+            if demand is None:
+                demand = await self._demand(call, body)
             bound = self._bound(trip, upstream, permit, demand)
         except BaseException:
             permit.uncount()
             raise
-        leash = Leash()
-        trip.client.watch(_nothing, partial(leash.pull, ClientGone()))
-        with leash.holding(await runner()):
-            leash.check()
-            waited = await permit.reserve(bound)
+        if trip.client.gone:
+            raise ClientGone
+        if not permit.hold(bound):
+            waited = await self._wait(trip, bound)
         if permit.clamped is not None:
             lower = partial(
                 with_cap, cap=permit.clamped, demand=demand, field=upstream.max_tokens_field
             )
             call.body = await self._calls.off_loop(lower, body)
         if demand.metered and demand is not NOTHING:
-            self._ledger.reserve(self._reservation(trip, caller, bound, demand))
+            self._ledger.reserve(self._reservation(trip, call.caller, bound, demand))
         return waited or len(body) > OFF_LOOP
+
+    async def _wait(self, trip: Trip, bound: Bound) -> bool:
+        """It is not simple, and its client may leave meanwhile; True: it waited."""
+        leash = Leash()
+        trip.client.watch(_nothing, partial(leash.pull, ClientGone()))
+        with leash.holding(await runner()):
+            leash.check()
+            return await trip.permit.reserve(bound)
 
     async def _demand(self, call: Call, body: bytes) -> Demand:
         if call.path.partition("/")[0] in FREE_PATHS:
@@ -140,20 +151,21 @@ class Metering:
         permit = trip.permit
         prompt = bound.prompt if permit.spends else rough_tokens(demand.text_bytes)
         said = all_output(bound, bound.output if permit.clamped is None else permit.clamped)
+        ask = trip.ask
         return Reservation(
-            id=trip.ask.id,
-            at=trip.ask.at,
-            key_id=caller.id,
-            team_id=caller.team_id,
-            model=blotted(trip.model or ""),
-            prompt_tokens=prompt,
-            completion_tokens=said,
-            nano_usd=nano(bound, prompt, said),
-            until=trip.ask.at + LEASE,
-            prompt_nano_usd=nano(bound, prompt, 0),
-            key=caller.name,
-            team=caller.team,
-            upstream=trip.upstream,
+            ask.id,
+            ask.at,
+            caller.id,
+            caller.team_id,
+            blotted(trip.model or ""),
+            prompt,
+            said,
+            nano(bound, prompt, said),
+            ask.at + LEASE,
+            nano(bound, prompt, 0),
+            caller.name,
+            caller.team,
+            trip.upstream,
         )
 
     def settle(self, trip: Trip) -> None:

@@ -14,7 +14,7 @@ from gateway.quota.account import Account, Refusal
 from gateway.quota.purse import Purse
 from gateway.quota.rules import Blame, Decision, Step, Why, blame, decide, need
 from gateway.quota.waiter import Waiter
-from gateway.quota.windows import MONEY, TOKENS, Bucket, hold, settle
+from gateway.quota.windows import TOKENS, Bucket, hold, settle
 from gateway.wire.fields import fields_of
 
 
@@ -99,7 +99,7 @@ class CountedPermit:
     @property
     def budgeted(self) -> bool:
         """See `ports.Permit`."""
-        return any(one.limit.unit == MONEY for a in self._purse.accounts for one in a.on_spending)
+        return self._purse.budgeted
 
     # -- the request -------------------------------------------------------------------------------
 

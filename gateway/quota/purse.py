@@ -13,7 +13,7 @@ from gateway.exchange import Caller
 from gateway.quota.account import Account
 from gateway.quota.gauge import Gauge
 from gateway.quota.rules import NEVER
-from gateway.quota.windows import Bucket
+from gateway.quota.windows import MONEY, Bucket
 
 if TYPE_CHECKING:
     from gateway.quota.store import Quotas
@@ -23,7 +23,17 @@ class Purse:
     """`caller` is who was seen with it last: an equal object says that no limit has changed."""
 
     __slots__ = (
-        *("_heads", "_tail", "_told", "_tick", "accounts", "buckets", "caller", "capped"),
+        *(
+            "_heads",
+            "_tail",
+            "_told",
+            "_tick",
+            "accounts",
+            "buckets",
+            "budgeted",
+            "caller",
+            "capped",
+        ),
         *("inside", "quotas", "spending", "spends", "warns"),
     )
 
@@ -44,7 +54,8 @@ class Purse:
     def take_limits(self) -> None:
         """Those of some account are others now: what holds also for requests under way."""
         self.capped = tuple([account for account in self.accounts if account.most is not None])
-        self.spends = any(account.on_spending for account in self.accounts)
+        spending = [one.limit.unit for account in self.accounts for one in account.on_spending]
+        self.spends, self.budgeted = bool(spending), MONEY in spending
 
     def look(self) -> None:
         """Bring its windows to this moment."""

@@ -13,6 +13,7 @@ import msgspec
 
 from gateway.errors import InvalidRequest
 from gateway.wire.canonical import digest
+from gateway.wire.demand import Demand, chat_demand
 from gateway.wire.document import Document, kind_of, read_document
 from gateway.wire.members import add_members, edit_members, members
 
@@ -29,7 +30,8 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     `asked_usage`: `stream_options.include_usage` is true. `has_stream_options`: the member is
     there, perhaps null. `max_tokens`, `max_completion_tokens`: None where absent or no integer.
     `canonical`: every reader reads the same from this body; `reason` says in a word why not.
-    `digest`: of its canonical form, where it has one and it was asked for.
+    `digest`: of its canonical form, where it has one and it was asked for. `demand`: what it may
+    take; None: to be read from its body.
     """
 
     body: bytes
@@ -43,6 +45,7 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     canonical: bool
     reason: str | None = None
     digest: bytes | None = None
+    demand: Demand | None = None
 
     def __repr__(self) -> str:
         """A prompt is nobody's to see."""
@@ -92,6 +95,7 @@ def request_of(document: Document, ignore: Collection[str] | None = None) -> Cha
         reason is None,
         reason,
         made,
+        chat_demand(found) if document.reason is None else None,
     )
 
 

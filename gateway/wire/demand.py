@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -20,11 +19,11 @@ AROUND = 64  # tokens around a prompt
 AROUND_MESSAGE = 16
 LONGEST_NUMBER = 18  # digits of a number that stands as text
 
-_CAPS = ("max_completion_tokens", "max_tokens")
+_CAPS = dict.fromkeys(("max_completion_tokens", "max_tokens")).keys()  # in order
 _CAPS_OF = {
     "chat/completions": _CAPS,
     "completions": _CAPS,
-    "responses": ("max_output_tokens",),
+    "responses": dict.fromkeys(("max_output_tokens",)).keys(),
 }
 # The one cap that this path knows; None: what the upstream is configured to know.
 _FIELD_OF = {"completions": "max_tokens", "responses": "max_output_tokens"}
@@ -46,8 +45,7 @@ _UNREAD = frozenset(
 _UNBOUNDED = frozenset({"web_search_options", "plugins", "chat_template", "prompt_embeds"})
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
+class Demand(msgspec.Struct, frozen=True, gc=False):
     """What a request may take, in tokens.
 
     `prompt`: at most; None: its text does not bound it. `text_bytes`: UTF-8 bytes of its text.
@@ -79,6 +77,14 @@ def demand_of(body: bytes, path: str) -> Demand:
         except (ValueError, RecursionError):
             pass
     return Demand(None, len(body), None, 1, 0, metered=False, capped=())
+
+
+def chat_demand(found: dict[str, Any]) -> Demand | None:
+    """The same of a chat request's members, in which no name stands twice; None: read its body."""
+    try:
+        return _demand(found, "chat/completions", _chat, twice=False)
+    except (ValueError, RecursionError):
+        return None
 
 
 def with_cap(body: bytes, cap: int, demand: Demand, field: str) -> bytes:
@@ -157,31 +163,29 @@ class _Text:
         elif found is not None:
             self.size += len(_json(found))
 
-    @property
-    def bound(self) -> int:
-        return self.size + AROUND + AROUND_MESSAGE * self.pieces
-
 
 _Reader = Callable[[_Text, Mapping[str, Any]], None]
 
 
 def _demand(found: dict[str, Any], path: str, reader: _Reader, *, twice: bool) -> Demand:
-    text, predicted = _Text(), _Text()
+    text, extra, n = _Text(), 0, 1
     reader(text, found)
     if (prediction := found.get("prediction")) is not None:
+        predicted = _Text()
         _content(predicted, prediction.get("content") if isinstance(prediction, dict) else 0)
-    bounded = text.known and predicted.known and not twice
+        text.known, extra = text.known and predicted.known, predicted.size
+    if "n" in found or "best_of" in found:
+        n = max(1, _whole(found.get("n")) or 1, _whole(found.get("best_of")) or 1)
     capped, output = _caps(found, path)
-    n = max(1, _whole(found.get("n")) or 1, _whole(found.get("best_of")) or 1)
     return Demand(
-        prompt=text.bound if bounded else None,
-        text_bytes=text.size,
-        output=output,
-        n=n * max(1, text.pieces) if path == "completions" else n,
-        extra_output=predicted.size,
-        metered=_is_metered(found, path, twice=twice),
-        capped=capped,
-        field=_FIELD_OF.get(path),
+        text.size + AROUND + AROUND_MESSAGE * text.pieces if text.known and not twice else None,
+        text.size,
+        output,
+        n * max(1, text.pieces) if path == "completions" else n,
+        extra,
+        _is_metered(found, path, twice=twice),
+        capped,
+        _FIELD_OF.get(path),
     )
 
 
@@ -193,10 +197,12 @@ def _is_metered(found: dict[str, Any], path: str, *, twice: bool) -> bool:
 
 
 def _caps(found: dict[str, Any], path: str) -> tuple[tuple[str, ...], int | None]:
-    names = _CAPS_OF.get(path, ())
-    if not names:
+    names = _CAPS_OF.get(path)
+    if names is None:
         return (), 0
-    capped = tuple(name for name in names if found.get(name) is not None)
+    if names.isdisjoint(found):
+        return (), None
+    capped = tuple([name for name in names if found.get(name) is not None])
     # Some servers take -1 for "no cap"; a word that is no number may mean anything.
     asked = [_whole(found[name]) for name in capped]
     known = [one for one in asked if one is not None and one >= 0]
@@ -234,8 +240,11 @@ def _message(text: _Text, message: object) -> None:
         return
     for name, value in message.items():
         if name == "content":
-            _content(text, value)
-        elif name == "role" and isinstance(value, str) and value in _ROLES:
+            if type(value) is str:
+                text.say(value)
+            else:
+                _content(text, value)
+        elif name == "role" and type(value) is str and value in _ROLES:
             continue
         elif name == "audio" and value is not None:
             text.known = False
@@ -318,12 +327,14 @@ def _response(text: _Text, found: Mapping[str, Any]) -> None:
 
 def _others(text: _Text, found: Mapping[str, Any], *read: str) -> None:
     """All other members: tools, formats, and what a server may know beyond OpenAI's."""
-    for name, value in found.items():
-        if value is None or name in _UNREAD or name in read:
+    for name in found.keys() - _UNREAD:
+        value = found[name]
+        if value is None or name in read:
             continue
         text.known = text.known and name not in _UNBOUNDED
         text.show(value)
-    text.known = text.known and _are_plain(found)
+    if "tools" in found:
+        text.known = text.known and _are_plain(found)
 
 
 def _are_plain(found: Mapping[str, Any]) -> bool:

@@ -95,7 +95,8 @@ class Metering:
             )
             call.body = await self._calls.off_loop(lower, body)
         if demand.metered and demand is not NOTHING:
-            self._ledger.reserve(self._reservation(trip, call.caller, bound, demand))
+            held = partial(self._reservation, trip, call.caller, bound, demand, permit.clamped)
+            self._ledger.reserve(trip.ask.id, held)
         return waited or len(body) > OFF_LOOP
 
     async def _wait(self, trip: Trip, bound: Bound) -> bool:
@@ -145,12 +146,13 @@ class Metering:
             f"Say models[].context_tokens for '{model[:200]}' in the configuration."
         )
 
-    def _reservation(self, trip: Trip, caller: Caller, bound: Bound, demand: Demand) -> Reservation:
+    def _reservation(
+        self, trip: Trip, caller: Caller, bound: Bound, demand: Demand, clamped: int | None
+    ) -> Reservation:
         """What the ledger books if a crash ends the call: a bound where limits depend on it, else
         an estimate."""
-        permit = trip.permit
-        prompt = bound.prompt if permit.spends else rough_tokens(demand.text_bytes)
-        said = all_output(bound, bound.output if permit.clamped is None else permit.clamped)
+        prompt = bound.prompt if trip.permit.spends else rough_tokens(demand.text_bytes)
+        said = all_output(bound, bound.output if clamped is None else clamped)
         ask = trip.ask
         return Reservation(
             ask.id,
@@ -170,11 +172,11 @@ class Metering:
 
     def settle(self, trip: Trip) -> None:
         """The call has ended: tell its limits what it took, as it is booked."""
-        if not trip.permit.held:
-            return
-        usage, cost = trip.usage, trip.cost.nano_usd
-        tokens = usage.prompt_tokens + usage.completion_tokens
-        trip.permit.settle(tokens, cost or 0, trip.upstream or "")
+        permit = trip.permit
+        if permit.held:
+            usage = trip.usage
+            tokens = usage.prompt_tokens + usage.completion_tokens
+            permit.settle(tokens, trip.cost.nano_usd or 0, trip.upstream or "")
 
 
 def _nothing() -> None:

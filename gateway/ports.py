@@ -367,8 +367,9 @@ class Ledger(Protocol):
     def admit(self) -> None:
         """LedgerUnavailable once the disk has failed for longer than `usage.when_down` allows."""
 
-    def reserve(self, reservation: Reservation) -> None:
-        """Queue an open reservation; not waited for."""
+    def reserve(self, id: str, made: Callable[[], Reservation]) -> None:
+        """Queue the open reservation of a request; not waited for. `made` says what it is, and is
+        not asked where the call ends soon."""
 
     async def commit(self, exchange: Exchange) -> None:
         """The row of an upstream call: returns when it is durable, or after `usage.commit_wait`,

@@ -281,8 +281,8 @@ class FakeLedger:
         if self.down:
             raise LedgerUnavailable("The books cannot be written.", retry_after=5)
 
-    def reserve(self, reservation: Reservation) -> None:
-        self.held.append(reservation)
+    def reserve(self, id: str, made: Callable[[], Reservation]) -> None:
+        self.held.append(made())
 
     async def commit(self, exchange: Exchange) -> None:
         self.story.append("commit")

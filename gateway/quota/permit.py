@@ -109,17 +109,20 @@ class CountedPermit:
         purse.look()
         quotas, capped = purse.quotas, purse.capped
         counts = quotas.counts_hits or not reads
-        if quotas.strict:
-            self._refuse_entry(counts=counts)
-        for account in capped:
-            if account.is_full:
-                self._refuse_entry(counts=counts)
+        if capped or quotas.strict:
+            self._check_entry(counts=counts)
         if counts:
             self._count(entering=True)
         self._inside = True
         purse.inside += 1
         for account in capped:
             account.parallel += 1
+
+    def _check_entry(self, *, counts: bool) -> None:
+        """What need not be looked at in most cases."""
+        purse = self._purse
+        if purse.quotas.strict or any(account.is_full for account in purse.capped):
+            self._refuse_entry(counts=counts)
 
     def _refuse_entry(self, *, counts: bool) -> None:
         found: list[Refusal] = []
@@ -203,8 +206,10 @@ class CountedPermit:
 
     def close(self) -> None:
         """It has ended, however it did."""
-        self.depart()
-        self.cancel()
+        if self._inside:
+            self.depart()
+        if self.held:
+            self.cancel()
 
     # -- the call ----------------------------------------------------------------------------------
 

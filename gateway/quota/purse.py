@@ -23,18 +23,8 @@ class Purse:
     """`caller` is who was seen with it last: an equal object says that no limit has changed."""
 
     __slots__ = (
-        *(
-            "_heads",
-            "_tail",
-            "_told",
-            "_tick",
-            "accounts",
-            "buckets",
-            "budgeted",
-            "caller",
-            "capped",
-        ),
-        *("inside", "quotas", "spending", "spends", "warns"),
+        *("_heads", "_stamp", "_tail", "_tick", "_told", "accounts", "buckets", "budgeted"),
+        *("caller", "capped", "inside", "quotas", "spending", "spends", "tokens", "warns"),
     )
 
     def __init__(self, quotas: Quotas, accounts: Sequence[Account]) -> None:
@@ -43,8 +33,9 @@ class Purse:
         self.inside = 0  # requests under way
         self.buckets: tuple[Bucket, ...] = ()  # of this second, one of each account
         self.spending: tuple[Gauge, ...] = ()  # limits on tokens and money
+        self.tokens: tuple[Gauge, ...] = ()  # of them, those on tokens
         self.warns: tuple[Gauge, ...] = ()  # of them, those that no warning was given for
-        self._tick = self._told = -1
+        self._tick = self._told = self._stamp = -1
         self._heads: tuple[tuple[Bucket, str], ...] = ()
         self._tail = ""
         for account in accounts:
@@ -72,6 +63,7 @@ class Purse:
             account.roll(quotas.bounds, quotas.second)
         self.buckets = tuple([account.turn(quotas.second) for account in accounts])
         self.spending = tuple([gauge for account in accounts for gauge in account.on_spending])
+        self.tokens = tuple([gauge for gauge in self.spending if gauge.in_tokens])
         self.warns = tuple([gauge for gauge in self.spending if gauge.may_warn])
 
     # -- telling -----------------------------------------------------------------------------------
@@ -79,33 +71,44 @@ class Purse:
     def lines(self) -> str:
         """`x-ratelimit-*` of the tightest limits (F8), as header lines."""
         quotas = self.quotas
-        if quotas.steady() >= quotas.until or self._told != quotas.stamp:
+        if quotas.steady() >= quotas.until or self._told != quotas.tick:
             self._tell()
-        text, least = self._tail, NEVER
-        for bucket, line in self._heads:
+        if self._stamp != quotas.stamp:
+            self._tell_tokens()
+        line, least = "", NEVER
+        for bucket, text in self._heads:
             left = bucket.top - bucket.fresh
             if left < least:
-                text, least = line, left
-        return text % (least if least > 0 else 0) if least < NEVER else text
+                line, least = text, left
+        if line:
+            line %= least if least > 0 else 0
+        return line + self._tail
 
     def _tell(self) -> None:
-        """What stays the same until the second is over, or something is taken."""
+        """What stays the same until the second is over."""
         self.look()
-        quotas, tightest, least, lasts = self.quotas, None, 0, True
-        now, heads, self._tail = quotas.moment(), [], ""
-        for gauge in self.spending:
-            if gauge.in_tokens:
-                left = gauge.left
-                if tightest is None or left < least:
-                    tightest, least = gauge, left
-        if tightest is not None:
-            line, lasts = tightest.line(now)
-            self._tail = line % (least if least > 0 else 0)
+        quotas, lasts = self.quotas, True
+        now, heads = quotas.moment(), []
         for account in self.accounts:
             if account.tightest is not None:
                 line, lasting = account.tightest.line(now)
                 # The first request of a second moves the end of the minute.
                 lasts = lasts and lasting and account.bucket.fresh > 0
-                heads.append((account.bucket, line + self._tail))
+                heads.append((account.bucket, line))
         self._heads = tuple(heads)
-        self._told = quotas.stamp if lasts else -1
+        self._told = quotas.tick if lasts else -1
+        self._stamp = -1
+
+    def _tell_tokens(self) -> None:
+        """What stays the same until something is taken, too."""
+        tightest, least, lasts = None, 0, True
+        for gauge in self.tokens:
+            meter, past = gauge.meter, gauge.past
+            left = gauge.amount - meter.used - meter.held - past.used - past.held
+            if tightest is None or left < least:
+                tightest, least = gauge, left
+        self._tail = ""
+        if tightest is not None:
+            line, lasts = tightest.line(self.quotas.moment())
+            self._tail = line % (least if least > 0 else 0)
+        self._stamp = self.quotas.stamp if lasts else -1

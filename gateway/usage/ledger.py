@@ -60,8 +60,8 @@ class SQLiteLedger:
         self._added: list[Exchange] = []
         self._rows: list[Exchange] = []
         self._asked: list[Waiting] = []
-        self._held: dict[str, Reservation] = {}
-        self._older: dict[str, Reservation] = {}
+        self._held: dict[str, Callable[[], Reservation]] = {}
+        self._older: dict[str, Callable[[], Reservation]] = {}
         self._flying: list[Batch] = []  # the writer has them, and somebody waits
         self._several = False  # commits are asked for at the same time
         self._tick: asyncio.TimerHandle | None = None
@@ -101,10 +101,10 @@ class SQLiteLedger:
                 retry_after=RETRY_AFTER,
             )
 
-    def reserve(self, reservation: Reservation) -> None:
+    def reserve(self, id: str, made: Callable[[], Reservation]) -> None:
         """Queue an open reservation; its row settles it, and if that comes soon, neither is it
-        written."""
-        self._held[reservation.id] = reservation
+        made nor written."""
+        self._held[id] = made
         if self._tick is None:
             self._wind_up()
 
@@ -196,7 +196,9 @@ class SQLiteLedger:
         self._hand_over(held, flush)
 
     def _hand_over(
-        self, held: Iterable[Reservation] = (), flush: Future[bool] | None = None
+        self,
+        held: Iterable[Callable[[], Reservation]] = (),
+        flush: Future[bool] | None = None,
     ) -> None:
         """Everything that waits, in one batch."""
         if self._gathering is not None:
@@ -208,7 +210,7 @@ class SQLiteLedger:
         for open_ones in (self._held, self._older):
             if open_ones and rows:  # settled before it was written: it never is
                 deque(map(open_ones.pop, map(_id, rows), repeat(None)), 0)
-        batch = Batch(rows, list(held), asked, flush)
+        batch = Batch(rows, [made() for made in held], asked, flush)
         if asked:
             self._flying.append(batch)
             self._several = len(asked) > 1

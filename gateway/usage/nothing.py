@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gateway.exchange import Exchange, Reservation
 
 
@@ -11,7 +13,7 @@ class NoLedger:
     def admit(self) -> None:
         """Always."""
 
-    def reserve(self, reservation: Reservation) -> None:
+    def reserve(self, id: str, made: Callable[[], Reservation]) -> None:
         """Not kept."""
 
     async def commit(self, exchange: Exchange) -> None:

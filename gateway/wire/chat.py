@@ -13,7 +13,7 @@ import msgspec
 
 from gateway.errors import InvalidRequest
 from gateway.wire.canonical import digest
-from gateway.wire.demand import Demand, chat_demand
+from gateway.wire.demand import Demand
 from gateway.wire.document import Document, kind_of, read_document
 from gateway.wire.members import add_members, edit_members, members
 
@@ -67,8 +67,10 @@ _ABSENT: dict[str, Any] = dict.fromkeys(
 _values = itemgetter(*_ABSENT)
 
 
-def request_of(document: Document, ignore: Collection[str] | None = None) -> ChatRequest:
-    """The request that a body says, read already. InvalidRequest."""
+def request_of(
+    document: Document, ignore: Collection[str] | None = None, demand: Demand | None = None
+) -> ChatRequest:
+    """The request that a body says, read already; `demand` goes into it. InvalidRequest."""
     found, reason, made = document.found, document.reason, None
     if reason is None and ignore is not None:
         try:
@@ -95,7 +97,7 @@ def request_of(document: Document, ignore: Collection[str] | None = None) -> Cha
         reason is None,
         reason,
         made,
-        chat_demand(found) if document.reason is None else None,
+        demand,
     )
 
 

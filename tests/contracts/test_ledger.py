@@ -13,7 +13,7 @@ from gateway.ports import Ledger
 from gateway.usage.ledger import SQLiteLedger
 from gateway.usage.nothing import NoLedger
 from tests.fakes import FakeLedger
-from tests.usage.samples import call, column, held, hit, open_ledger
+from tests.usage.samples import call, column, held, hit, open_ledger, reserve
 
 Rows = Callable[[], list[str]]
 
@@ -59,7 +59,7 @@ async def test_many_at_once_are_all_there(opened):
 async def test_a_reservation_waits_for_nobody_and_is_settled_by_its_row(opened):
     ledger, rows = opened
     ledger.admit()
-    assert ledger.reserve(held(1)) is None
+    reserve(ledger, held(1))
     await ledger.commit(call(1))
     assert rows() == [call(1).id]
 
@@ -68,7 +68,7 @@ async def test_no_ledger_keeps_nothing_and_refuses_nothing():
     """Off is an object that does nothing (design, house rule 5)."""
     ledger: Ledger = NoLedger()
     ledger.admit()
-    ledger.reserve(held(1))
+    reserve(ledger, held(1))
     ledger.add(hit(2))
     waiting: Iterator[Any] = ledger.commit(call(1)).__await__()
     with pytest.raises(StopIteration):

@@ -22,6 +22,7 @@ from gateway.exchange import (
     UsageSource,
     ulid,
 )
+from gateway.ports import Ledger
 from gateway.usage.ledger import NAME, SQLiteLedger
 from gateway.usage.reader import Reader
 from tests.exchanges import exchange
@@ -95,6 +96,11 @@ def held(number: int, at: float = NOON, **changes: Any) -> Reservation:
         "upstream": "openai",
     }
     return Reservation(**given | changes)
+
+
+def reserve(ledger: Ledger, reservation: Reservation) -> None:
+    """As the pipeline does."""
+    ledger.reserve(reservation.id, lambda: reservation)
 
 
 @asynccontextmanager

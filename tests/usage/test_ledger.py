@@ -34,6 +34,7 @@ from tests.usage.samples import (
     hit,
     open_ledger,
     read,
+    reserve,
     sums_are_the_rows,
 )
 
@@ -422,7 +423,7 @@ async def test_no_call_to_the_store_is_on_the_loop_s_thread(tmp_path, monkeypatc
 
     monkeypatch.setattr(sqlite3, "connect", noted)
     async with open_ledger(tmp_path) as ledger:
-        ledger.reserve(held(1))
+        reserve(ledger, held(1))
         await ledger.commit(call(1))
         ledger.add(hit(2))
         ledger.admit()
@@ -442,14 +443,14 @@ def test_the_port_s_file_knows_no_database():
 
 async def test_a_row_settles_its_reservation(tmp_path):
     async with open_ledger(tmp_path) as ledger:
-        ledger.reserve(held(1))
-        ledger.reserve(held(2))
+        reserve(ledger, held(1))
+        reserve(ledger, held(2))
         assert await ledger.flush(PATIENCE)
         assert column(tmp_path, "SELECT id FROM reservations") == [held(1).id, held(2).id]
         await ledger.commit(call(1))
         assert column(tmp_path, "SELECT id FROM reservations") == [held(2).id]
         await ledger.commit(call(2))
-        ledger.reserve(held(1))  # late: it is settled already
+        reserve(ledger, held(1))  # late: it is settled already
         assert await ledger.flush(PATIENCE)
     assert read(tmp_path, "SELECT * FROM reservations") == []
 
@@ -460,8 +461,8 @@ async def test_a_row_settles_its_reservation(tmp_path):
 async def test_what_a_dead_process_left_open_is_booked_once_and_marked(tmp_path, policy, booked):
     """F5: never silently free, and nothing of it rises again."""
     async with open_ledger(tmp_path, boot="first") as ledger:
-        ledger.reserve(held(1, team="blue", team_id="id-blue"))
-        ledger.reserve(held(2))
+        reserve(ledger, held(1, team="blue", team_id="id-blue"))
+        reserve(ledger, held(2))
         await ledger.commit(call(2))
     for boot in ("second", "third"):
         async with open_ledger(tmp_path, boot=boot, after_crash=policy):
@@ -485,8 +486,8 @@ async def test_what_a_dead_process_left_open_is_booked_once_and_marked(tmp_path,
 
 async def test_a_lease_of_our_own_that_is_over_is_let_go_and_its_row_still_comes(tmp_path):
     async with open_ledger(tmp_path, wall=NOON + 601) as ledger:
-        ledger.reserve(held(1))  # until NOON + 600
-        ledger.reserve(held(2, until=NOON + 700))
+        reserve(ledger, held(1))  # until NOON + 600
+        reserve(ledger, held(2, until=NOON + 700))
         await until(lambda: not ledger.stats().backlog)
         ledger._writer._tend_at = 0.0  # as if a minute had passed
         await ledger.commit(call(3))

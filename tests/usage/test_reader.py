@@ -31,6 +31,7 @@ from tests.usage.samples import (
     open_ledger,
     open_reader,
     read,
+    reserve,
     sums_are_the_rows,
 )
 
@@ -318,7 +319,7 @@ async def test_open_windows_are_what_balances_need(tmp_path):
     async with open_ledger(tmp_path, zone="Europe/Berlin", wall=sunday) as ledger:
         for row in rows:
             ledger.add(row)
-        ledger.reserve(held(99, sunday))
+        reserve(ledger, held(99, sunday))
         await ledger.flush(20)
         async with open_reader(tmp_path, "Europe/Berlin") as reader:
             found = await reader.open_windows(sunday)

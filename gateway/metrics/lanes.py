@@ -31,6 +31,9 @@ STAGES = (
     *("receive", "admit", "look_up", "connect", "first_byte", "relay", "finish"),
     *("replay", "join"),
 )
+Way = tuple[int, ...]  # stages, by their place among `STAGES`
+ENTERED, SOUGHT, CALL, REPLAY, JOIN = (0, 1), (0, 1, 2), (3, 4, 5, 6), 7, 8
+HIT_WAY = (*SOUGHT, REPLAY)
 
 
 def observe(row: Cell, bounds: tuple[float, ...], value: float) -> None:
@@ -131,57 +134,47 @@ class Stages:
     __slots__ = ("_cells",)
 
     def __init__(self, store: Store) -> None:
-        cells = [store.cell("gateway_stage_duration_seconds", stage) for stage in STAGES]
-        self._cells = tuple(cells)
+        self._cells = [store.cell("gateway_stage_duration_seconds", stage) for stage in STAGES]
 
     def book(self, booked: Sequence[Exchange]) -> None:
         """Count the stages that they went through, as far as they came."""
-        alike = [x.timings for x in booked if x.mold is not None]
-        if alike:
-            self._book_hits(alike)
-        for x in booked if len(alike) < len(booked) else ():
+        ways: dict[Way, list[tuple[float, ...]]] = {}
+        for x in booked:
             if x.mold is None:
-                self._book(x, x.timings)
-
-    def _book_hits(self, times: Sequence[Timings]) -> None:
-        """All of them came to the same points (`Mold`)."""
-        last = 0.0
-        for cell, points in (
-            (self._cells[0], [t.received or 0.0 for t in times]),
-            (self._cells[1], [t.admitted or 0.0 for t in times]),
-            (self._cells[2], [t.looked_up or 0.0 for t in times]),
-            (self._cells[7], [t.total for t in times]),
-        ):
-            end = sum(points) / 1000
-            cell[0] += len(points)
-            cell[1] += end - last
-            last = end
-
-    def _book(self, x: Exchange, times: Timings) -> None:
-        receive, admit, look_up, connect, first_byte, relay, finish, replay, join = self._cells
-        received, last, found = times.received, times.admitted, times.looked_up
-        if received is None or last is None:
-            return
-        receive[0] += 1
-        receive[1] += received / 1000
-        admit[0] += 1
-        admit[1] += (last - received) / 1000
-        if found is not None:
-            look_up[0] += 1
-            look_up[1] += (found - last) / 1000
-            last = found
-        if x.cache is HIT or x.cache is JOINED:
-            rest = replay if x.cache is HIT else join
-            rest[0] += 1
-            rest[1] += (times.total - last) / 1000
-        elif x.attempts:
-            ends = times.connected, times.first_byte, times.last_byte, times.total
-            for cell, end in zip((connect, first_byte, relay, finish), ends, strict=True):
-                if end is None or end < last:  # not reached, or reached by an earlier call only
-                    break
-                cell[0] += 1
-                cell[1] += (end - last) / 1000
+                way, points = _way(x, x.timings)
+                ways.setdefault(way, []).append(points)
+        hits = [x.timings for x in booked if x.mold is not None]
+        if hits:  # all of them came to the same points
+            ways[HIT_WAY] = ways.get(HIT_WAY, []) + [
+                (t.received or 0.0, t.admitted or 0.0, t.looked_up or 0.0, t.total) for t in hits
+            ]
+        for way, ends in ways.items():
+            last = 0.0
+            for stage, column in zip(way, zip(*ends, strict=True), strict=True):
+                cell, end = self._cells[stage], sum(column) / 1000
+                cell[0] += len(ends)
+                cell[1] += end - last
                 last = end
+
+
+def _way(x: Exchange, t: Timings) -> tuple[Way, tuple[float, ...]]:
+    """The stages of one request, and the milliseconds at which each of them ended."""
+    if t.received is None or t.admitted is None:
+        return (), ()
+    way: Way = ENTERED
+    points: tuple[float, ...] = (t.received, t.admitted)
+    if t.looked_up is not None:
+        way, points = SOUGHT, (t.received, t.admitted, t.looked_up)
+    if x.cache is HIT or x.cache is JOINED:
+        return (*way, REPLAY if x.cache is HIT else JOIN), (*points, t.total)
+    if not x.attempts:
+        return way, points
+    last, ends = points[-1], (t.connected, t.first_byte, t.last_byte, t.total)
+    for stage, end in zip(CALL, ends, strict=True):
+        if end is None or end < last:  # not reached, or reached by an earlier call only
+            break
+        way, points, last = (*way, stage), (*points, end), end
+    return way, points
 
 
 class Saved:

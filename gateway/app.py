@@ -103,8 +103,7 @@ class Gateway:
         self._built: dict[str, tuple[UpstreamSection, AnyUpstream]] = {}
         self._retired: list[AnyUpstream] = []  # replaced by a reload, still answering
         self._stops = 0
-        self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._stop, self._hurry = asyncio.Event(), asyncio.Event()
         self._stack = AsyncExitStack()
 
     # -- start -------------------------------------------------------------------------------------
@@ -337,6 +336,7 @@ class Gateway:
             await self.start()
             gc.collect()
             gc.freeze()  # what the start made stays: no collection need walk over it again
+            gc.set_threshold(10_000)  # young objects; hundreds of requests under way have fewer
             await self._stop.wait()
             await self._drain()
 

@@ -86,7 +86,7 @@ class Table(diskcache.Cache):  # type: ignore[misc]
 
     def __init__(self, folder: Path, size_limit: int) -> None:
         """Opens, and makes what is missing. `size_limit` in bytes, see `resize`."""
-        self._log = max(64 * 1024, min(4 * 1024 * 1024, size_limit // 32))  # bytes of WAL
+        self._log = max(64 * 1024, min(16 * 1024 * 1024, size_limit // 32))  # bytes of WAL
         super().__init__(
             str(folder),
             timeout=BUSY,
@@ -127,7 +127,7 @@ class Table(diskcache.Cache):  # type: ignore[misc]
     def write(self, rows: Sequence[Row], now: float) -> None:
         """All of them or none, as written at `now`. Many in one statement: each statement gives
         the interpreter's lock away, and beside a busy loop it is long in coming back. Refused."""
-        if any(type(row.key) is not bytes or type(row.data) is not bytes for row in rows):
+        if not {type(part) for row in rows for part in row[:2]} <= {bytes}:
             raise Refused("a key and a value are bytes")
         start = 0
         with self.transact():

@@ -26,7 +26,7 @@ from gateway.cache.table import CORRUPT, ERRORS, Row, Table, word_for
 from gateway.entry import Entry
 from gateway.ports import Clock
 
-LINGER = 0.05  # seconds that a store waits for others to be written with
+LINGER = 0.1  # seconds that a store waits for others to be written with
 BATCH = 256  # stores in one transaction
 TICK = 1.0  # seconds between two looks at what has expired
 BUSY = 0.01  # seconds between two steps of tidying
@@ -225,8 +225,8 @@ class Writer:
         if table is None:
             self.dropped["unavailable"] += len(rows)
             return None
-        self.presence.add(row.key for row in rows)
-        need = sum(len(row.data) for row in rows)
+        self.presence.add([row.key for row in rows])
+        need = sum([len(row.data) for row in rows])
         for attempt in range(TRIES):
             try:
                 began = self._clock.monotonic()

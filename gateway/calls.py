@@ -6,14 +6,14 @@ Rule: an edit replaces one top-level member of the body; nothing here changes an
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
 from gateway.errors import UpstreamCut, UpstreamError
-from gateway.exchange import HeaderList, Summary
+from gateway.exchange import Summary
 from gateway.ports import Ask, Call, CallTimes, Clock, Reply, Upstream
 from gateway.said import said
 from gateway.trip import Trip
@@ -56,17 +56,26 @@ class Calls:
             return body, await self.off_loop(read_model, body)
         return ask.body.chunks(upload_limit), None
 
-    async def make(
+    def make(
         self, trip: Trip, upstream: Upstream, call: Call, request: ChatRequest | None
-    ) -> Reply:
-        """Make the call; once more without asking for usage where an upstream refuses that (A2)."""
-        if trip.served is not None and trip.served != call.model and isinstance(call.body, bytes):
-            call.body = await self.off_loop(partial(with_model, name=trip.served), call.body)
+    ) -> Coroutine[Any, Any, Reply]:
+        """Make the call, with the documented edits."""
         context = trip.ask.context
         if context is None:
             call.shared = trip.ask.shared
         else:
             call.headers = onward(call.headers, context)
+        as_asked = request is None or not request.stream or request.asked_usage
+        if as_asked and (trip.served is None or trip.served == call.model):
+            return self._send(trip, upstream, call)
+        return self._send_edited(trip, upstream, call, request)
+
+    async def _send_edited(
+        self, trip: Trip, upstream: Upstream, call: Call, request: ChatRequest | None
+    ) -> Reply:
+        """Once more without asking for usage where an upstream refuses that (A2)."""
+        if trip.served is not None and trip.served != call.model and isinstance(call.body, bytes):
+            call.body = await self.off_loop(partial(with_model, name=trip.served), call.body)
         plain = call.body
         if request is None or not request.stream or request.asked_usage:
             return await self._send(trip, upstream, call)
@@ -134,17 +143,11 @@ async def _read_start(reply: Reply, limit: int) -> bytes:
     return start
 
 
-def header(headers: HeaderList, name: str) -> str:
-    """The first header of that (lower-case) name, or ""."""
-    return next((value for key, value in headers if key == name), "")
-
-
-def observer(reply: Reply, path: str, request: ChatRequest | None) -> Observer:
+def observer(reply: Reply, kind: str, path: str, request: ChatRequest | None) -> Observer:
     """Who watches this reply: by its content type, not by what was asked (J5)."""
     if reply.encoded:
         return BlindObserver()
-    choices = request.n if request is not None else 1
-    return observer_for(header(reply.headers, "content-type"), path, choices)
+    return observer_for(kind, path, request.n if request is not None else 1)
 
 
 def is_whole(summary: Summary | None) -> bool:
@@ -152,9 +155,9 @@ def is_whole(summary: Summary | None) -> bool:
     return summary is not None and summary.usage is not None and bool(summary.finish_reasons)
 
 
-def refuse_html(reply: Reply, upstream: Upstream) -> None:
+def refuse_html(kind: str, upstream: Upstream) -> None:
     """A 200 with a web page is somebody's login or error page, not an answer."""
-    if header(reply.headers, "content-type").lower().startswith("text/html"):
+    if kind.lower().startswith("text/html"):
         raise UpstreamError(
             f"Upstream '{upstream.name}' answered with a web page instead of a completion. "
             "Is its base_url right?"

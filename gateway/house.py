@@ -38,3 +38,13 @@ class House:
     draining: bool = False
     flights: set[Leash] = field(default_factory=set)  # all in the air, to be cut at a stop
     streams: int = 0  # of them, those that answer a request with `stream: true`
+
+    def take_off(self, leash: Leash, *, stream: bool) -> None:
+        """A flight, or who waits for one."""
+        self.flights.add(leash)
+        self.streams += stream
+
+    def landed(self, leash: Leash, *, stream: bool) -> None:
+        """It is over."""
+        self.flights.discard(leash)
+        self.streams -= stream

@@ -32,12 +32,9 @@ def runner() -> Generator[Any, Any, Errand | asyncio.Task[Any]]:
 class Pause:
     """One coroutine waits for it, once, and a callback ends it."""
 
-    __slots__ = ("_errand", "_future", "over")
-
-    def __init__(self) -> None:
-        self.over = False
-        self._errand: Errand | None = None
-        self._future: asyncio.Future[None] | None = None
+    over = False
+    _errand: Errand | None = None
+    _future: asyncio.Future[None] | None = None
 
     def __await__(self) -> Generator[Any, Any, None]:
         if self.over:
@@ -68,7 +65,12 @@ class Errand:
     """Goes on with a coroutine that was begun outside of a task. It is cancelled as a task is.
     `error` is what it has ended with."""
 
-    __slots__ = ("_cancels", "_due", "_ended", "_loop", "_pause", "_task", "_way", "error", "over")
+    over = False
+    error: BaseException | None = None
+    _pause: Pause | None = None
+    _task: asyncio.Task[None] | None = None
+    _cancels = 0  # asked for, and not taken back
+    _due = False  # to be cancelled where it waits next
 
     def __init__(
         self,
@@ -76,15 +78,9 @@ class Errand:
         loop: asyncio.AbstractEventLoop,
         ended: Callable[[Errand], None],
     ) -> None:
-        self.over = False
-        self.error: BaseException | None = None
         self._way = way
         self._loop = loop
         self._ended = ended
-        self._pause: Pause | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._cancels = 0  # asked for, and not taken back
-        self._due = False  # to be cancelled where it waits next
 
     def cancel(self) -> bool:
         """As a task's; False: it is over."""
@@ -207,27 +203,24 @@ class Leash:
     """Lets a callback break off one awaited section, as `asyncio.timeout` does for a deadline.
     `reason` is what the section then ends with."""
 
-    __slots__ = ("_cancelled", "_cancelling", "_runner", "reason")
-
-    def __init__(self) -> None:
-        self.reason: Exception | None = None
-        self._runner: Errand | asyncio.Task[Any] | None = None
-        self._cancelling = 0
-        self._cancelled = False
+    reason: Exception | None = None
+    _runner: Errand | asyncio.Task[Any] | None = None
+    _cancelling = 0  # times that others have cancelled it
+    _cancelled = False
 
     def holding(self, runner: Errand | asyncio.Task[Any]) -> Leash:
         """For `with`: the section is what this `runner` goes on with."""
         self._runner = runner
-        self._cancelling = runner.cancelling()
         return self
 
     def pull(self, reason: Exception) -> None:
         """Break off. From within the section it takes effect at the next `check`, or await."""
         if self.reason is not None:
             return
-        self.reason = reason
-        if self._runner is not None and asyncio.current_task() is not self._runner:
-            self._cancelled = self._runner.cancel()
+        self.reason, runner = reason, self._runner
+        if runner is not None and asyncio.current_task() is not runner:
+            self._cancelling = runner.cancelling()
+            self._cancelled = runner.cancel()
 
     def check(self) -> None:
         """Raise the reason if it was pulled; call before each await."""

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Coroutine
 from functools import partial
 from typing import Any
 
@@ -30,7 +29,7 @@ from gateway.answers import (
     send_whole,
 )
 from gateway.boarding import take
-from gateway.calls import header, is_whole, observer, refuse_cut, refuse_html
+from gateway.calls import is_whole, observer, refuse_cut, refuse_html
 from gateway.entry import Entry
 from gateway.errors import (
     Draining,
@@ -56,6 +55,7 @@ from gateway.upstream.headers import is_loop
 from gateway.upstream.rules import choose
 from gateway.usage.rules import missing_usage, prompt_bytes
 from gateway.wire.chat import ChatRequest
+from gateway.wire.observe import Form
 
 log = logging.getLogger("gateway.pipeline")
 
@@ -327,19 +327,21 @@ class Pipeline:
     async def _join(self, trip: Trip, flight: Flight, plan: Plan) -> bool:
         """Wait for an equal request's answer, live where it comes in the form asked for. False: it
         has landed in the other form and cannot be turned into this one."""
-        clock, boarding, leash = self.house.clock, self.house.boarding, Leash()
-        trip.cache, began = CacheState.JOINED, clock.monotonic()
+        house, boarding, leash = self.house, self.house.boarding, Leash()
+        trip.cache, began = CacheState.JOINED, house.clock.monotonic()
         live = flight.stream == plan.request.stream
         reader = self._reader(trip, flight, plan.request, leash=leash, live=live)
+        house.take_off(leash, stream=trip.stream)
         try:
-            with leash.holding(await runner()), self._in_the_air(trip, leash):
+            with leash.holding(await runner()):
                 await flight.wait()
         except BaseException:
             trip.observer = flight.observer
             reader.leave()
             raise
         finally:
-            trip.waited += clock.monotonic() - began
+            house.landed(leash, stream=trip.stream)
+            trip.waited += house.clock.monotonic() - began
         boarding.note_join(trip, flight)
         if not live:
             reader.leave()
@@ -362,12 +364,13 @@ class Pipeline:
         plan: Plan | None,
     ) -> None:
         """A flight of this request's own: one call, its answer pumped to whoever is aboard."""
-        boarding, leash = self.house.boarding, Leash()
+        house, boarding, leash = self.house, self.house.boarding, Leash()
         alone = trip.permit.clamped is not None
         flight = boarding.open_flight(plan, upstream, leash, alone=alone)
         reader = self._reader(trip, flight, request)
+        house.take_off(leash, stream=trip.stream)
         try:
-            with leash.holding(await runner()), self._in_the_air(trip, leash):
+            with leash.holding(await runner()):
                 await self._fly(trip, flight, leash, upstream, call, request)
             if plan is not None:
                 await boarding.keep(trip, plan, flight)
@@ -385,6 +388,7 @@ class Pipeline:
             flight.fail(error)
             raise
         finally:
+            house.landed(leash, stream=trip.stream)
             boarding.close_flight(flight)
         flight.land()
         await self._deliver(trip, reader)
@@ -408,18 +412,6 @@ class Pipeline:
             on_gone=trip.permit.depart,
         )
 
-    @contextmanager
-    def _in_the_air(self, trip: Trip, leash: Leash) -> Iterator[None]:
-        """A stop can cut what is in the air, and gauges count it."""
-        house = self.house
-        house.flights.add(leash)
-        house.streams += trip.stream
-        try:
-            yield
-        finally:
-            house.flights.discard(leash)
-            house.streams -= trip.stream
-
     async def _fly(
         self,
         trip: Trip,
@@ -433,20 +425,22 @@ class Pipeline:
         clock = self.house.clock
         leash.check()
         reply = await self.house.calls.make(trip, upstream, call, request)
-        trip.answered = reply.status
-        watcher = trip.observer = observer(reply, call.path, request)
+        status = trip.answered = reply.status
+        fields = dict(reversed(reply.headers))  # of several the first
+        kind = fields.get("content-type", "")
+        watcher = trip.observer = observer(reply, kind, call.path, request)
         try:
-            if request is not None and reply.status == 200:
-                refuse_html(reply, upstream)
-            trip.upstream_request_id = header(reply.headers, "x-request-id") or None
-            if reply.status != 200:
+            if status != 200:
                 flight.stop_recording()
+            elif request is not None and watcher.form is Form.OTHER:
+                refuse_html(kind, upstream)
+            trip.upstream_request_id = fields.get("x-request-id") or None
             await flight.fly(reply, watcher, clock, lambda: trip.first_content(clock.monotonic()))
             trip.last_byte = clock.monotonic()
         finally:
             reply.close()
             trip.summary, trip.waited = watcher.summary(), trip.waited + flight.waited
-        if request is not None and reply.status == 200:
+        if request is not None and status == 200:
             refuse_cut(trip.summary, upstream, watcher.form)
 
     # -- deliver -----------------------------------------------------------------------------------

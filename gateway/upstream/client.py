@@ -111,25 +111,38 @@ class HTTPUpstream:
     async def send(self, call: Call) -> HTTPReply:
         """Make the call; return when the head is here. UpstreamError, UpstreamTimeout, whatever
         reading the body raised, and the rules' 4xx for what is never relayed."""
-        request = self._prepare(call)
+        request, stats = self._prepare(call), self.stats
         if not self._turns.take():
             await self._take_turn(request)
-        stats = self.stats
         stats.in_flight += 1
+        pool = self._pool or self._open()
+        connection = pool.take()
         try:
-            found = await self._once(request, fresh=False)
-            if isinstance(found, _Failure) and found.stale:
+            while True:
+                stats.attempts += 1
+                if connection is None:
+                    made = await self._connect(pool, request)
+                    if isinstance(made, _Failure):
+                        break
+                    connection = made
+                reply = self._begin(request, connection)
+                await reply.answered()
+                if reply.headed:
+                    if reply.varying:
+                        stats.told(dict(reply.varying))
+                    reply.deliver(self._done)
+                    return reply
+                made = self._failed(request, reply)
+                if not made.stale:
+                    break
+                connection = None
                 stats.retries += 1
                 call.times.attempts += 1
-                found = await self._once(request, fresh=True)
         except BaseException:
             self._done("abandoned")
             raise
-        if isinstance(found, HTTPReply):
-            found.deliver(self._done)
-            return found
-        self._done(found.outcome)
-        raise found.error
+        self._done(made.outcome)
+        raise made.error  # outside of any handler: none is the context of another (I8)
 
     async def models(self, caller: Caller) -> list[dict[str, object]]:
         """What it lists, under public names, and what the configuration names. Never fails."""
@@ -205,32 +218,23 @@ class HTTPUpstream:
         self.stats.in_flight -= 1
         self.stats.outcomes[outcome] += 1
 
-    async def _once(self, request: _Request, *, fresh: bool) -> HTTPReply | _Failure:
-        """One attempt. A failure is returned, so that none is the context of another (I8)."""
-        call, stats = request.call, self.stats
-        stats.attempts += 1
-        pool = self._pool or self._open()
-        connection = None if fresh else pool.take()
-        if connection is None:
-            made = await self._connect(pool, request)
-            if isinstance(made, _Failure):
-                return made
-            connection = made
-        times = call.times
+    def _begin(self, request: _Request, connection: Connection) -> HTTPReply:
+        """One attempt."""
+        times = request.call.times
         times.connected = self._clock.monotonic()
         reply = HTTPReply(self._terms, times, request.ends)
-        reply.begin(connection, request.wire, request.upload, bare=call.method == "HEAD")
-        await reply.answered()
-        if reply.headed:
-            if reply.varying:
-                stats.told(dict(reply.varying))
-            return reply
+        reply.begin(connection, request.wire, request.upload, bare=request.call.method == "HEAD")
+        return reply
+
+    def _failed(self, request: _Request, reply: HTTPReply) -> _Failure:
+        """An attempt without an answer; `stale`: to be made once more, on a new connection."""
         assert reply.error is not None
+        call = request.call
         # A pooled connection that was dead when it was taken (I4): nobody has seen the request.
         again = (
             reply.stale
             and not isinstance(call.body, AsyncIterator)
-            and self._clock.monotonic() - times.connected < RETRY_WITHIN
+            and self._clock.monotonic() - (call.times.connected or 0.0) < RETRY_WITHIN
         )
         if again and request.upload is not None:
             request.upload = Upload(call)

@@ -57,6 +57,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._alarm = Alarm(loop, clock, self._ring)
+        # Call `on_alarm` at a second, unless it is set anew before; where it is nobody's, close.
+        self.wake = self._alarm.at
         self._drained: asyncio.Future[None] | None = None
         self._blocked = False  # the transport's buffer is full
         self._paused = False  # reading is
@@ -97,10 +99,6 @@ class Connection(asyncio.Protocol):
         if self._blocked:
             self._drained = self._loop.create_future()
             await self._drained
-
-    def wake(self, when: float) -> None:
-        """Call `on_alarm` at `when`, unless it is set anew before. Nobody's: close then."""
-        self._alarm.at(when)
 
     def pause(self) -> None:
         """Read no more."""

@@ -64,8 +64,10 @@ class Answer(msgspec.Struct):
     varying: HeaderList
 
 
-# By their bytes without what varies, and whether a length was among it. The oldest goes first.
-_heads: dict[tuple[bytes, bool], Head] = {}
+# By their bytes without what varies, its names, and whether a length was among it. The oldest goes
+# first.
+Key = tuple[bytes | bool | None, ...]
+_heads: dict[Key, Head] = {}
 
 
 def read(data: bytes) -> Answer | None:
@@ -75,16 +77,18 @@ def read(data: bytes) -> Answer | None:
     if size < 4:
         return None
     raw = data if size == len(data) else data[:size]
-    length, varying = None, []
-    found = _VARYING.findall(raw)
-    for digits, name, value in found:
-        if digits:
+    parts = _VARYING.split(raw)  # the text between, and three groups of each that was found
+    names, length, varying = parts[2::4], None, []
+    for digits, name, value in zip(parts[1::4], names, parts[3::4], strict=True):
+        if name is not None:
+            passed = passes(name)
+            if passed is not None:
+                varying.append((passed, value.decode()))
+        elif digits is not None:
             if length is not None:
                 raise ValueError
             length = int(digits)
-        elif name and (passed := passes(name)):
-            varying.append((passed, value.decode()))
-    key = _VARYING.sub(rb"\r\n\2", raw) if found else raw, length is not None  # names stay
+    key = (*parts[::4], *names, length is not None)
     head = _heads.get(key)
     if head is None:
         head = _learn(key, raw, varying)
@@ -98,7 +102,7 @@ def read(data: bytes) -> Answer | None:
     return Answer(head, size, head.length if length is None else length, headers, varying)
 
 
-def _learn(key: tuple[bytes, bool], raw: bytes, varying: HeaderList) -> Head:
+def _learn(key: Key, raw: bytes, varying: HeaderList) -> Head:
     """Read a head, and remember it."""
     if len(raw) > HEAD_LIMIT:
         raise ValueError
@@ -112,7 +116,7 @@ def _learn(key: tuple[bytes, bool], raw: bytes, varying: HeaderList) -> Head:
     head = Head(
         reader.status,
         status_class(reader.status),
-        None if key[1] else said.length,
+        None if key[-1] else said.length,
         said.headers,
         _places(said, varying),
         said.hops,

@@ -35,8 +35,9 @@ class Pool:
 
     def take(self) -> Connection | None:
         """One that has served before; the one used last, so that the others can end."""
-        while self._resting:
-            connection, _ = self._resting.popitem()
+        resting = self._resting
+        while resting:
+            connection, _ = resting.popitem()
             if connection.usable:
                 return connection
         return None

@@ -97,14 +97,13 @@ def _str(found: object) -> str | None:
 class Findings:
     """What the objects of one answer have said; the last word counts, nothing is summed (A9)."""
 
-    __slots__ = ("content", "error", "malformed", "model", "reasons", "tier", "usage")
+    usage: Usage | None = None
+    model: str | None = None
+    tier: str | None = None
+    error = content = malformed = False
 
     def __init__(self) -> None:
-        self.usage: Usage | None = None
         self.reasons: dict[int, str | None] = {}
-        self.model: str | None = None
-        self.tier: str | None = None
-        self.error = self.content = self.malformed = False
 
     def read(self, said: Said) -> None:
         """One event, or the whole answer."""
@@ -125,7 +124,7 @@ class Findings:
     def _head(self, said: Said) -> None:
         if said.error:
             self.error = True
-        if said.model is not None and not self.model:
+        if said.model is not None and self.model is None:
             self.model = _text(said.model)
         if said.service_tier is not None:
             self.tier = _text(said.service_tier) or self.tier

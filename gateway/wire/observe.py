@@ -7,8 +7,8 @@ read it counts and lets pass. An event that can matter to nobody is not parsed (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from enum import StrEnum
+from functools import lru_cache
 from typing import Protocol
 
 from gateway.exchange import Summary
@@ -84,48 +84,46 @@ class Observer(Protocol):
         """What is known so far."""
 
 
+@lru_cache(256)
+def form_of(content_type: str) -> Form:
+    """What an answer of this type is made of."""
+    media = content_type.partition(";")[0].strip().lower()
+    if media == "text/event-stream":
+        return Form.STREAM
+    return Form.JSON if media == "application/json" or media.endswith("+json") else Form.OTHER
+
+
 def observer_for(content_type: str, path: str, choices: int = 1) -> Observer:
     """The observer of an answer by the type it came with, not by what was asked (J5).
 
     `path` is what follows `/v1/`; `choices` is the request's `n`. An answer that is still encoded
     (`Content-Encoding`) is nobody's to read: take a BlindObserver.
     """
-    media = content_type.partition(";")[0].strip().lower()
-    if media == "text/event-stream":
+    form = form_of(content_type[:200])
+    if form is Form.STREAM:
         return StreamObserver(choices if path in _WITH_CHOICES else None)
-    if media == "application/json" or media.endswith("+json"):
-        return JSONObserver()
-    return BlindObserver()
+    return JSONObserver() if form is Form.JSON else BlindObserver()
 
 
 _WITH_CHOICES = frozenset({"chat/completions", "completions"})
-
-
-class _Plain(bytes):
-    """Whole events in a row that can matter to nobody."""
-
-    __slots__ = ()
+_DONE = b"data: [DONE]\n\n"  # as nearly all write it
 
 
 class StreamObserver:
     """Watches a stream of events. `choices`: how many are asked for; None where the path has none,
     and then any clean end is a whole answer."""
 
-    __slots__ = (
-        "_choices", "_closed", "_done", "_errors", "_events", "_findings", "_parts", "_said",
-        "_splitter", "_uncounted", "_waiting",
-    )  # fmt: skip
-
     form = Form.STREAM
+    _done = _closed = False
+    _parts = False  # of events too large to be read
+    _events = _errors = _said = 0
+    _waiting = 0  # bytes of `_uncounted`
 
     def __init__(self, choices: int | None = 1, hold: int = sse.HOLD) -> None:
         self._choices = choices
         self._splitter = sse.Splitter(hold)
         self._findings = Findings()
-        self._done = self._closed = self._parts = False
-        self._events = self._errors = self._said = 0
         self._uncounted: list[bytes] = []  # what the model said in them is not counted yet
-        self._waiting = 0  # bytes of those
 
     @property
     def saw_content(self) -> bool:
@@ -136,47 +134,51 @@ class StreamObserver:
         return self._splitter.torn
 
     def feed(self, data: bytes) -> list[Piece]:
-        if self._done:
-            return [EndEvent(data)]
-        usual = self._findings.content and self._splitter.idle and are_plain(data)
-        if usual and first_that_matters(data, 0) == len(data):
-            self._pass_by(data)
-            pieces: list[Piece] = [data]
-        else:
-            pieces = self._look(self._cut_up(data))
+        """What may go out together is one piece, and one write."""
+        pieces: list[Piece] = []
+        splitter = self._splitter
+        if not (self._done or splitter.idle):
+            end = data.find(b"\n\n") + 2
+            first, data = (data, b"") if end < 2 else (data[:end], data[end:])
+            self._look(splitter.feed(first), pieces)
+        if data and splitter.idle and not self._done:
+            size = len(data)
+            if data.endswith(_DONE) or not are_plain(data):
+                size = end_of_objects(data)
+                if not are_plain(data[:size]):
+                    size = 0
+            if size:
+                self._read_block(data[:size], pieces)
+                data = data[size:]
+        if data:
+            if self._done or (splitter.idle and data.startswith(_DONE)):
+                self._done = True
+                pieces.append(EndEvent(data))
+            else:
+                self._look(splitter.feed(data), pieces)
         if self._waiting > UNCOUNTED:
             self._count_said()
         return pieces
 
-    def _pass_by(self, block: bytes) -> None:
-        """Whole events that can matter to nobody."""
+    def _read_block(self, block: bytes, pieces: list[Piece]) -> None:
+        """Whole events, each an object on one line. Those are read that may matter."""
+        findings, size, at, start = self._findings, len(block), 0, 0
         self._events += block.count(b"\n") // 2
         self._count_later(block)
-
-    def _cut_up(self, data: bytes) -> Iterator[bytes]:
-        """The events that `data` completes, a row of plain ones in one piece."""
-        splitter = self._splitter
-        if not splitter.idle:
-            end = data.find(b"\n\n") + 2
-            yield from splitter.feed(data[:end] if end > 1 else data)
-            if end < 2 or end == len(data):
-                return
-            data = data[end:]
-        if splitter.idle and not self._done:
-            size = end_of_objects(data)
-            block = data if size == len(data) else data[:size]
-            if are_plain(block):
-                start = 0
-                while start < size and not self._findings.content:
-                    end = block.find(b"\n\n", start) + 2
-                    yield block[start:end]
-                    start = end
-                end = first_that_matters(block, start)
-                if end > start:
-                    yield _Plain(block[start:end])
-                data = data[end:]
-        if data:
-            yield from splitter.feed(data)
+        while at < size:
+            if findings.content:
+                at = first_that_matters(block, at)
+                if at == size:
+                    break
+            end = block.find(b"\n\n", at) + 2
+            if self._read_object(block[at + 5 : end - 2]):
+                if start < at:
+                    _pass_on(pieces, block[start:at])
+                pieces.append(UsageEvent(block[at:end]))
+                start = end
+            at = end
+        if start < size:
+            _pass_on(pieces, block[start:])
 
     def _count_said(self) -> None:
         """Only an answer without usage needs it: it is put off until that is known, or until too
@@ -188,8 +190,10 @@ class StreamObserver:
 
     def close(self) -> list[Piece]:
         """The last event counts without its blank line too (A6)."""
+        pieces: list[Piece] = []
         rest = self._splitter.close()
-        pieces = self._look(iter([rest])) if rest else []
+        if rest:
+            self._look([rest], pieces)
         self._closed = True
         return pieces
 
@@ -198,54 +202,35 @@ class StreamObserver:
 
     def summary(self) -> Summary:
         findings = self._findings
-        self._count_said()
-        whole = self._closed and (
-            self._choices is None or findings.finished() >= max(1, self._choices)
+        if self._uncounted:
+            self._count_said()
+        complete = self._done or (
+            self._closed and (self._choices is None or findings.finished() >= max(1, self._choices))
         )
-        complete = self._done or whole
         missing = TOO_LARGE if self._parts else NO_USAGE if complete else TRUNCATED
         said = 0 if findings.usage is not None else self._said
         return findings.summary(complete, missing, self._events, self._errors, said)
 
-    def _look(self, events: Iterator[bytes]) -> list[Piece]:
-        """The events as pieces: what may go out together is one piece, and one write."""
-        pieces: list[Piece] = []
-        plain: list[bytes] = []
-        for event in events:
+    def _look(self, events: list[bytes], pieces: list[Piece]) -> None:
+        """Events of any kind."""
+        start = 0  # of a row that is for everybody
+        for place, event in enumerate(events):
             kind = self._kind(event)
             if kind is bytes:
-                plain.append(event)
                 continue
-            if plain:
-                pieces.append(b"".join(plain))
-                plain = []
+            _pass_on(pieces, b"".join(events[start:place]))
+            start = place + 1
             if kind is EndEvent:
-                pieces.append(EndEvent(b"".join([event, *events, self._splitter.close()])))
-                return pieces
+                pieces.append(EndEvent(b"".join([*events[place:], self._splitter.close()])))
+                return
             pieces.append(kind(event))
-        if plain:
-            pieces.append(b"".join(plain) if len(plain) > 1 else plain[0])
-        return pieces
+        _pass_on(pieces, b"".join(events[start:]))
 
     def _kind(self, event: bytes) -> type[bytes]:
         """What an event is to the client: plain bytes, a UsageEvent, an EndEvent. Never raises."""
-        if isinstance(event, _Plain):
-            self._pass_by(event)
-            return bytes
         if isinstance(event, sse.Part):
             self._parts = True
             return bytes
-        try:
-            return self._read(event)
-        except Exception:
-            self._errors += 1
-            return bytes
-
-    def _count_later(self, data: bytes) -> None:
-        self._uncounted.append(data)
-        self._waiting += len(data)
-
-    def _read(self, event: bytes) -> type[bytes]:
         data = sse.payload(event)
         if data is None:
             return bytes
@@ -259,26 +244,46 @@ class StreamObserver:
             findings.error = True
         if findings.content and not matters(data):
             return bytes
-        said = read_object(data)
-        findings.read(said)
-        return UsageEvent if said.choices == [] and isinstance(said.usage, dict) else bytes
+        return UsageEvent if self._read_object(data) else bytes
+
+    def _count_later(self, data: bytes) -> None:
+        self._uncounted.append(data)
+        self._waiting += len(data)
+
+    def _read_object(self, data: bytes) -> bool:
+        """True: it has usage and nothing for the client. Never raises."""
+        try:
+            said = read_object(data)
+            self._findings.read(said)
+        except Exception:
+            self._errors += 1
+            return False
+        return said.choices == [] and isinstance(said.usage, dict)
+
+
+def _pass_on(pieces: list[Piece], data: bytes) -> None:
+    """With what goes before it, where that is for everybody too."""
+    if not data:
+        return
+    if pieces and type(pieces[-1]) is bytes:
+        pieces[-1] += data
+    else:
+        pieces.append(data)
 
 
 class JSONObserver:
     """Watches a JSON answer: its bytes pass as they come, a copy (to `cap`) is read at the end."""
 
-    __slots__ = ("_cap", "_closed", "_copy", "_errors", "_findings", "_json", "_said", "_size")
-
     form = Form.JSON
     torn = False
+    _closed = False
+    _json = True
+    _size = _errors = _said = 0
 
     def __init__(self, cap: int = JSON_CAP) -> None:
         self._cap = cap
         self._copy: list[bytes] = []
-        self._size = self._errors = self._said = 0
         self._findings = Findings()
-        self._closed = False
-        self._json = True
 
     @property
     def saw_content(self) -> bool:

@@ -72,13 +72,13 @@ def are_plain(block: bytes) -> bool:
 def first_that_matters(block: bytes, start: int) -> int:
     """Where the first event that may matter begins, its end if there is none, from `start` on."""
     found = len(block)
-    at = block.find(b'"error"', start)
-    if at >= 0:
-        found = at
     for search in _MATTERS:
         match = search(block, start, found)
         if match is not None:
             found = match.start()
+    at = block.find(b'"error"', start, found)
+    if at >= 0:
+        found = at
     if found == len(block):
         return found
     before = block.rfind(b"\n\n", start, found)

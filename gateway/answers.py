@@ -18,9 +18,14 @@ from gateway.flight import Head
 from gateway.forms import OURS, Image
 from gateway.ports import Client, ClientGone
 from gateway.trip import Trip
+from gateway.wire.fields import lines_of
 from gateway.wire.observe import Form
 
 LIMITS = "x-ratelimit-"
+CLAMPED = "x-gateway-clamped"
+OUR_LINES = lines_of(OURS)
+# What an upstream says under these names is not passed on.
+TAKEN = frozenset({*dict(OURS), "x-gateway-request-id", "x-gateway-cache"})
 AT_ONCE = 64 * 1024  # bytes: what a transport takes before it is full, whoever reads
 
 
@@ -30,20 +35,24 @@ class Render(Protocol):
     def __call__(self, error: GatewayError) -> tuple[int, HeaderList, bytes]: ...
 
 
-def head_of(trip: Trip, head: Head) -> HeaderList:
-    """The headers of an answer: the upstream's, then the gateway's."""
-    trip.status = head.status
-    own, theirs = own_headers(trip), head.headers
-    taken, names = dict(own), dict(theirs)
-    del taken["x-request-id"]
-    if LIMITS in " ".join(names) and any(name.startswith(LIMITS) for name in taken):
+def head_of(trip: Trip, head: Head) -> tuple[HeaderList, str]:
+    """The headers of an answer: the upstream's, and as lines the gateway's."""
+    ask, permit, theirs = trip.ask, trip.permit, head.headers
+    trip.status, limits, names = head.status, permit.lines(), dict(theirs)
+    if LIMITS in limits and LIMITS in " ".join(names):
         theirs = [(_upstreams(name), value) for name, value in theirs]
-    kept = [pair for pair in theirs if pair[0] not in taken]
-    if "x-request-id" in names:
-        own = [pair for pair in own if pair[0] != "x-request-id"]
+    if ask.cors or permit.clamped is not None or not TAKEN.isdisjoint(names):
+        clamped = () if permit.clamped is None else (CLAMPED,)
+        taken = TAKEN.union(dict(ask.cors), clamped)
+        theirs = [pair for pair in theirs if pair[0] not in taken] + ask.cors
+    own = f"{OUR_LINES}x-gateway-request-id: {ask.id}\r\n{limits}"
+    if trip.cache is not CacheState.NONE:
+        own += f"x-gateway-cache: {trip.cache._value_}\r\n"
+    if "x-request-id" not in names:
+        own += f"x-request-id: {ask.id}\r\n"
     if names.get("content-type", "").startswith("text/event-stream"):
-        own.append(("x-accel-buffering", "no"))
-    return kept + own
+        own += "x-accel-buffering: no\r\n"
+    return theirs, own
 
 
 def _upstreams(name: str) -> str:
@@ -81,7 +90,7 @@ async def send_kept(trip: Trip, image: Image) -> None:
     if trip.cache is CacheState.HIT:
         trip.status, lines, headers = 200, hit_lines(trip, image), trip.ask.cors
     else:  # one that was joined in the other form
-        lines, headers = "", head_of(trip, Head(200, image.headers, image.length))
+        headers, lines = head_of(trip, Head(200, image.headers, image.length))
     if image.size <= AT_ONCE:
         client.whole(200, headers, image.pieces, image.length, lines)
     else:

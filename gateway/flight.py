@@ -292,13 +292,13 @@ class Reader:
         client: Client,
         *,
         hides_usage: bool,
-        make_head: Callable[[Head], HeaderList],
+        make_head: Callable[[Head], tuple[HeaderList, str]],
         live: bool = True,
         leash: Leash | None = None,
         on_gone: Callable[[], None] | None = None,
     ) -> None:
-        """`leash` is pulled when the client leaves: for who only waits here. `on_gone` hears of
-        it."""
+        """`make_head` gives the headers, some of them as lines. `leash` is pulled when the client
+        leaves: for who only waits here. `on_gone` hears of it."""
         self.flight = flight
         self.client = client
         self.ready = live
@@ -316,7 +316,8 @@ class Reader:
         """Write what there is, until the client's buffer is full."""
         flight, client, head = self.flight, self.client, self.flight.head
         if head is not None and not client.started:
-            client.start(head.status, self._make_head(head), head.length)
+            headers, lines = self._make_head(head)
+            client.start(head.status, headers, head.length, lines)
         position, visible = self.position, flight.visible
         if position < visible:
             ready, first, pieces = self.ready, flight.first, flight.pieces
@@ -340,7 +341,8 @@ class Reader:
         if self.left and self.behind:
             raise ClientGone
         if head is not None and not client.started and head.length == flight.held <= AT_ONCE:
-            client.whole(head.status, self._make_head(head), flight.pieces, head.length)
+            headers, lines = self._make_head(head)
+            client.whole(head.status, headers, flight.pieces, head.length, lines)
             self.position = flight.visible
             self.leave()
             return

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
-from functools import cache
 from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -20,8 +20,8 @@ import msgspec
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage import calendar
-from gateway.usage.migrations import FIGURES, migrate, refuse_newer, version_of
-from gateway.usage.rows import COLUMNS, HELD, Row, null
+from gateway.usage.migrations import FIGURES, FOUND_BY, PART, migrate, refuse_newer, version_of
+from gateway.usage.rows import AGAIN, COLUMNS, HELD, OF_ANY_HIT, Row, null
 from gateway.usage.sums import prepare
 
 BUSY = 250  # milliseconds that SQLite waits for a lock, before it is tried again
@@ -43,25 +43,55 @@ ENVIRONMENT = frozenset(
 )
 
 SIZES = (256, 64, 16, 4, 1)  # rows in one statement: few forms of it, each compiled once
+PLACED = 4000  # places that are remembered
 ADD_UP = "INSERT INTO newest VALUES (?)"
 
 
-@cache
-def _inserting(table: str, size: int) -> str:
-    """So many rows at once; what is there already stays, and a reservation that has been settled
-    does not come back."""
-    columns = COLUMNS if table == "requests" else HELD
-    values = (
-        f"column{i}" if "NOT NULL" in kind else f"nullif(column{i}, {null(kind)!r})"
-        for i, kind in enumerate(columns.values(), 1)
-    )
-    settled = "EXISTS (SELECT 1 FROM requests WHERE id = column1)"
-    places = f"({', '.join('?' * len(columns))})"
-    return (
-        f"INSERT INTO {table} ({', '.join(columns)}) SELECT {', '.join(values)} "
-        f"FROM (VALUES {', '.join([places] * size)}) "
-        f"WHERE {'true' if table == 'requests' else f'NOT {settled}'} ON CONFLICT (id) DO NOTHING"
-    )
+# From name to name, since all that is old of one stands together.
+EMPTY_PLACES = (
+    "DELETE FROM places WHERE (what, name, part) IN (WITH RECURSIVE names (name) AS ("
+    "SELECT min(name) FROM places WHERE what = ?1 UNION ALL SELECT (SELECT min(p.name) FROM "
+    "places p WHERE p.what = ?1 AND p.name > names.name) FROM names WHERE name IS NOT NULL) "
+    "SELECT what, places.name, part FROM names CROSS JOIN places "
+    "ON what = ?1 AND places.name = names.name AND part < ?2 LIMIT ?3)"
+)
+
+
+class Form:
+    """Rows that are bound alike: `bound` are their columns, in order, `fixed` the others' SQL."""
+
+    def __init__(
+        self, table: str, kinds: Mapping[str, str], bound: Sequence[str], fixed: Mapping[str, str]
+    ) -> None:
+        places = {name: f"column{place}" for place, name in enumerate(bound, 1)}
+        values = []
+        for name, kind in kinds.items():
+            value = places[name] if name in places else places.get(fixed[name], fixed[name])
+            nullable = name in places and "NOT NULL" not in kind
+            values.append(f"nullif({value}, {null(kind)!r})" if nullable else value)
+        # A reservation that has been settled does not come back.
+        settled = "NOT EXISTS (SELECT 1 FROM requests WHERE id = column1)"
+        self._row = f"({', '.join('?' * len(bound))})"
+        self._inserts: dict[int, str] = {}
+        self._before = (
+            f"INSERT INTO {table} ({', '.join(kinds)}) SELECT {', '.join(values)} FROM (VALUES "
+        )
+        self._after = (
+            f") WHERE {settled if table == 'reservations' else 'true'} ON CONFLICT (id) DO NOTHING"
+        )
+
+    def insert(self, size: int) -> str:
+        """So many at once; what is there already stays."""
+        if size not in self._inserts:
+            self._inserts[size] = self._before + ", ".join([self._row] * size) + self._after
+        return self._inserts[size]
+
+
+RESERVATION = Form("reservations", HELD, list(HELD), {})
+ROW = Form("requests", COLUMNS, list(COLUMNS), {})
+HIT = Form("requests", COLUMNS, AGAIN, OF_ANY_HIT)
+_WHERE_ROW = itemgetter(*(list(COLUMNS).index(name) for name in ("id", *FOUND_BY)))
+_WHERE_HIT = itemgetter(*(AGAIN.index(name) for name in ("id", *FOUND_BY)))
 
 
 class LedgerFile:
@@ -71,6 +101,7 @@ class LedgerFile:
         self._path, self._full_sync = path, full_sync
         self._zone_name, self._zone = zone, ZoneInfo(zone)
         self._db: sqlite3.Connection | None = None
+        self._placed: set[tuple[Any, ...]] = set()  # known to be there, by part and names
 
     @property
     def is_open(self) -> bool:
@@ -108,23 +139,45 @@ class LedgerFile:
     def insert(self, rows: Sequence[Row], held: Sequence[Row]) -> None:
         """Commit rows, what they add to the sums, and reservations, all or none; those that are
         there already stay as they are, and add nothing."""
+        hits = [row for row in rows if len(row) == len(AGAIN)]
+        others = [row for row in rows if len(row) != len(AGAIN)] if len(hits) < len(rows) else []
+        found = {(place[0][:PART], *place[1:]) for place in map(_WHERE_HIT, hits)}
+        found.update((place[0][:PART], *place[1:]) for place in map(_WHERE_ROW, others))
         try:
             self._execute("BEGIN IMMEDIATE")
-            self._write("reservations", held)
-            if fresh := self._write("requests", rows):
+            self._write(RESERVATION, held)
+            if fresh := self._write(ROW, others) + self._write(HIT, hits):
                 self._execute(ADD_UP, (fresh,))
+            if found := found - self._placed:
+                self._place(found)
             self._execute("COMMIT")
         except BaseException:
             self._roll_back()
             raise
+        if found:
+            self._placed = (self._placed if len(self._placed) < PLACED else set()) | found
 
-    def _write(self, table: str, rows: Sequence[Row]) -> int:
+    def _place(self, found: Iterable[tuple[Any, ...]]) -> None:
+        """Where rows of these names can be found."""
+        named = [
+            (what, name, part)
+            for part, *names in found
+            for what, name in zip(FOUND_BY, names, strict=True)
+            if isinstance(name, str)  # else it has none
+        ]
+        self._execute(
+            "INSERT INTO places SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) "
+            "WHERE true ON CONFLICT DO NOTHING",
+            (msgspec.json.encode(named).decode(),),
+        )
+
+    def _write(self, form: Form, rows: Sequence[Row]) -> int:
         """How many of them are new."""
         fresh = at = 0
         for size in SIZES:
             while at + size <= len(rows):
                 values = list(chain.from_iterable(rows[at : at + size]))
-                fresh += self._execute(_inserting(table, size), values).rowcount
+                fresh += self._execute(form.insert(size), values).rowcount
                 at += size
         return fresh
 
@@ -154,6 +207,13 @@ class LedgerFile:
         if deleted:
             self._execute(f"PRAGMA incremental_vacuum({VACUUM})").fetchall()
         return deleted
+
+    def delete_places_before(self, then: float) -> int:
+        """Delete some of those whose rows are gone; SLICE of a kind: there may be more."""
+        oldest = ulid(max(0, int(then * 1000)), bytes(10))
+        return max(
+            self._execute(EMPTY_PLACES, (what, oldest[:PART], SLICE)).rowcount for what in FOUND_BY
+        )
 
     # -- days --------------------------------------------------------------------------------------
 

@@ -27,6 +27,8 @@ FIGURES = (
     "counted",  # against limits on requests
     "counted_tokens",  # against limits on tokens
 )
+FOUND_BY = ("key", "model", "cache")
+PART = 8  # characters of an id that its place has: 1,024 ms have the same (github.com/ulid/spec)
 SERIES = ("key_id", "key", "team_id", "team", "model", "upstream", "tags")
 
 Migration = Callable[[sqlite3.Connection], None]
@@ -95,6 +97,21 @@ def m003_batches(connection: sqlite3.Connection) -> None:
     connection.execute("DROP TRIGGER requests_booked")
 
 
+def m004_places(connection: sqlite3.Connection) -> None:
+    """Rows are found by `places`: in which seconds there are some of a key, a model, a cache state.
+    Three indexes of rows cost more than all else of a row, and as much room."""
+    connection.execute(
+        "CREATE TABLE places (what TEXT NOT NULL, name TEXT NOT NULL, part TEXT NOT NULL, "
+        "PRIMARY KEY (what, name, part)) WITHOUT ROWID"
+    )
+    for what in FOUND_BY:
+        connection.execute(
+            f"INSERT INTO places SELECT DISTINCT '{what}', {what}, substr(id, 1, {PART}) "
+            f"FROM requests WHERE {what} IS NOT NULL"
+        )
+        connection.execute(f"DROP INDEX requests_by_{what}")
+
+
 _QUOTA_COLUMNS = ("counted", "counted_tokens", "clamped", "bound_exceeded")
 _QUOTA_FIGURES = ("counted", "counted_tokens")
 _ALL_TOKENS = "counted_tokens = prompt_tokens + completion_tokens"
@@ -154,7 +171,12 @@ def _trigger(figures: Sequence[str]) -> str:
     )
 
 
-MIGRATIONS: tuple[Migration, ...] = (m001_initial, m002_quotas, m003_batches)
+MIGRATIONS: tuple[Migration, ...] = (
+    m001_initial,
+    m002_quotas,
+    m003_batches,
+    m004_places,
+)
 
 
 def version_of(connection: sqlite3.Connection) -> int:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from gateway.exchange import ulid
 from gateway.usage.calendar import DAY, QUARTER, day_of, start_of
-from gateway.usage.migrations import FIGURES
+from gateway.usage.migrations import FIGURES, PART
 from gateway.usage.rows import COLUMNS
 from gateway.usage.rules import glob
 
@@ -151,18 +151,14 @@ ROW = ("seq", *COLUMNS)
 
 def log_statement(question: LogQuestion) -> Statement:
     """Its columns are ROW."""
-    where = _Where()
+    where, columns = _Where(), ", ".join(ROW)
     pattern = question.model is not None and "*" in question.model
     failed = question.status is not None and question.status[0] >= 400
-    narrow = question.follow or question.key or question.cache or question.ids is not None or failed
-    _narrow(where, replace(question, model=None) if pattern else question)
-    if pattern and narrow:
-        where.add("+model GLOB ?", glob(question.model or ""))  # `+`: by the other index
+    _narrow(where, question)
     if question.status is not None:
-        first, last = question.status
-        if first >= 400:
+        if failed:
             where.add("status >= 400")  # in these words, so that the index of failures serves
-        where.add("status BETWEEN ? AND ?", first, last)
+        where.add("status BETWEEN ? AND ?", *question.status)
     if question.cache is not None:
         where.add("cache = ?", question.cache)
     if question.since is not None:
@@ -173,12 +169,45 @@ def log_statement(question: LogQuestion) -> Statement:
         where.add("id < ?", question.before)
     if question.ids is not None:
         where.add("id IN (SELECT value FROM json_each(?))", json.dumps(question.ids))
-    columns = ", ".join(ROW)
-    if pattern and not narrow:
-        return _of_models(question, where, columns)
-    if not question.follow:
+    if question.follow:
+        return _following(question, where, columns)
+    names = (("key", question.key), ("model", question.model), ("cache", question.cache))
+    named = {n: v for n, v in names if v is not None and not (pattern and n == "model")}
+    if failed or question.ids is not None or not (named or pattern):
         statement = f"SELECT {columns} FROM requests WHERE {where} ORDER BY id DESC LIMIT ?"
-    elif question.after is not None:
+        return statement, [*where.values, question.limit]
+    if pattern and not named:
+        return _of_models(question, where, columns)
+    places = _places(question, named)
+    statement = (
+        f"SELECT {columns} FROM places CROSS JOIN requests ON {_THERE} WHERE {places} AND {where} "
+        "ORDER BY part DESC, id DESC LIMIT ?"
+    )
+    return statement, [*places.values, *where.values, question.limit]
+
+
+_THERE = "id >= part AND id < part || '~'"  # the rows of a place: `~` is after what ids are made of
+
+
+def _places(question: LogQuestion, named: Mapping[str, str]) -> _Where:
+    """Those where there is something of each name."""
+    where = _Where()
+    for number, (what, name) in enumerate(named.items()):
+        found = "what = ? AND name = ?"
+        if number:
+            found = f"EXISTS (SELECT 1 FROM places p WHERE p.part = places.part AND {found})"
+        where.add(found, what, name)
+    if question.since is not None:
+        where.add("part >= ?", _lowest_id(question.since)[:PART])
+    if question.until is not None:
+        where.add("part <= ?", _lowest_id(question.until)[:PART])
+    if question.before is not None:
+        where.add("part <= ?", question.before[:PART])
+    return where
+
+
+def _following(question: LogQuestion, where: _Where, columns: str) -> Statement:
+    if question.after is not None:
         where.add("seq > ?", question.after)
         statement = f"SELECT {columns} FROM requests WHERE {where} ORDER BY seq LIMIT ?"
     else:
@@ -191,18 +220,22 @@ def log_statement(question: LogQuestion) -> Statement:
 
 
 def _of_models(question: LogQuestion, where: _Where, columns: str) -> Statement:
-    """Each model that matches by its own index, then the newest of all: the index of models alone
-    would give all their rows, to be sorted."""
+    """Each model that matches by its own places, then the newest of all."""
     pattern = question.model or ""
+    places = _places(question, {})
+    narrow = f"AND {places} " if places.terms else ""
     statement = (
-        "WITH RECURSIVE names (name) AS (SELECT min(model) FROM requests WHERE model >= ? "
-        "UNION ALL SELECT (SELECT min(model) FROM requests WHERE model > name) FROM names "
-        f"WHERE name IS NOT NULL) SELECT {columns} FROM names JOIN requests ON seq IN "
-        f"(SELECT seq FROM requests WHERE model = name AND {where} ORDER BY id DESC LIMIT ?) "
-        "WHERE name GLOB ? ORDER BY id DESC LIMIT ?"
+        "WITH RECURSIVE names (name) AS ("
+        "SELECT min(name) FROM places WHERE what = 'model' AND name >= ? UNION ALL "
+        "SELECT (SELECT min(p.name) FROM places p WHERE p.what = 'model' AND p.name > names.name) "
+        f"FROM names WHERE name IS NOT NULL) SELECT {columns} FROM names JOIN requests ON seq IN "
+        f"(SELECT seq FROM places CROSS JOIN requests ON {_THERE} WHERE what = 'model' "
+        f"AND places.name = names.name {narrow}AND model = names.name AND {where} "
+        "ORDER BY part DESC, id DESC LIMIT ?) WHERE names.name GLOB ? ORDER BY id DESC LIMIT ?"
     )
-    first = pattern.partition("*")[0]
-    return statement, [first, *where.values, question.limit, glob(pattern), question.limit]
+    first, matching = pattern.partition("*")[0], glob(pattern)
+    values = [first, *places.values, *where.values, question.limit, matching, question.limit]
+    return statement, values
 
 
 def _lowest_id(seconds: float) -> str:

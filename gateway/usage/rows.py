@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from operator import itemgetter
 from typing import Any
 
 import msgspec
@@ -89,6 +90,39 @@ HELD = {
 }
 
 
+# Of a hit like one before (`Mold`): what differs, and what is the same in every hit; all else is
+# the same in those of one mold. Of its time, all is the gateway's own.
+_DIFFERS = (
+    "id",
+    "at",
+    "tags",
+    "admitted_ms",
+    "looked_up_ms",
+    "total_ms",
+    "counted",
+    "counted_tokens",
+)
+OF_ANY_HIT = {
+    "error": "NULL",
+    "prompt_tokens": "0",
+    "completion_tokens": "0",
+    "cached_tokens": "0",
+    "reasoning_tokens": "0",
+    "cost_nano": "0",
+    "connected_ms": "NULL",
+    "first_byte_ms": "NULL",
+    "last_byte_ms": "NULL",
+    "booked_ms": "total_ms",
+    "overhead_ms": "total_ms",
+    "attempts": "0",
+    "corrects": "NULL",
+    "clamped": "NULL",
+    "bound_exceeded": "0",
+}
+AGAIN = (*_DIFFERS, *(name for name in COLUMNS if name not in {*_DIFFERS, *OF_ANY_HIT}))
+_SAME = itemgetter(*(list(COLUMNS).index(name) for name in AGAIN[len(_DIFFERS) :]))
+
+
 def null(kind: str) -> int | str:
     """What stands for NULL in a row, by its column's kind: no text is a number, no number a text.
     Where there is no NULL, nothing: 0."""
@@ -96,8 +130,38 @@ def null(kind: str) -> int | str:
 
 
 def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
-    """The rows of those that had a valid caller."""
-    return [row_of(exchange) for exchange in exchanges if exchange.caller is not None]
+    """The rows of those that had a valid caller: of a hit like one before, a short one, in the
+    order of AGAIN."""
+    rows: list[Row] = []
+    add = rows.append
+    for x in exchanges:
+        mold = x.mold
+        if mold is not None:
+            times, same = x.timings, mold.row
+            if same is None:
+                same = mold.row = _same(mold.like)
+            add(
+                (
+                    x.id,
+                    int(x.at * 1000),
+                    _tags(x.tags) if x.tags else 0,
+                    times.admitted or 0.0,
+                    times.looked_up or 0.0,
+                    times.total,
+                    1 if x.counted else 0,
+                    x.counted_tokens,
+                    *same,
+                )
+            )
+        elif x.caller is not None:
+            add(row_of(x))
+    return rows
+
+
+def _same(like: Exchange) -> Row:
+    """What the rows of equal hits have in common."""
+    same: Row = _SAME(row_of(like))
+    return same
 
 
 def row_of(exchange: Exchange) -> Row:

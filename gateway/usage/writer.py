@@ -272,6 +272,8 @@ class Writer:
         if self.section.keep is not None:
             deleted = self._file.delete_before(wall - self.section.keep)
             self.figures.deleted += deleted
+            if deleted < SLICE:
+                deleted = self._file.delete_places_before(wall - self.section.keep)
         if deleted < SLICE:
             self._tend_at = now + TEND
             if self._file.calendar_ends(wall):

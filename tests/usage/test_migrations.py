@@ -11,9 +11,18 @@ import pytest
 from gateway.config import Usage
 from gateway.usage.ledger import NAME, SQLiteLedger
 from gateway.usage.migrations import FIGURES, MIGRATIONS, LedgerError, migrate, version_of
+from gateway.usage.questions import LogQuestion
 from gateway.usage.reader import reading
 from gateway.usage.rows import COLUMNS
-from tests.usage.samples import SetClock, book, call, open_ledger, read, sums_are_the_rows
+from tests.usage.samples import (
+    SetClock,
+    book,
+    call,
+    open_ledger,
+    open_reader,
+    read,
+    sums_are_the_rows,
+)
 
 
 @pytest.fixture
@@ -135,6 +144,26 @@ async def test_books_whose_rows_added_themselves_up_go_on_where_they_were(tmp_pa
     assert read(tmp_path, "SELECT name FROM sqlite_schema WHERE type = 'trigger'") == []
     sums_are_the_rows(tmp_path)
     assert (tmp_path / f"{NAME}.v2").exists()
+
+
+async def test_rows_from_before_places_are_found(tmp_path, base):
+    """By key, model and cache state; their indexes have gone."""
+    migrate(base, tmp_path / NAME, MIGRATIONS[:3])
+    base.executemany(OLD, [(call(n).id, 10, 20, None) for n in range(90, 93)])
+    base.close()
+    await book(tmp_path, call(1, key="bob"))
+    wanted = [call(n).id for n in (92, 91, 90)]
+    async with open_reader(tmp_path) as reader:
+        for question in (
+            LogQuestion(key="alice"),
+            LogQuestion(cache="miss"),
+            LogQuestion(cache="miss", model="gpt-4*"),
+        ):
+            assert [row["id"] for row in await reader.logs(question)] == wanted
+        assert len(await reader.logs(LogQuestion(model="gpt-4o"))) == 4
+    assert read(tmp_path, "SELECT count(*) FROM sqlite_schema WHERE name GLOB 'requests_by*'") == [
+        (0,)
+    ]
 
 
 def test_columns_stand_in_the_order_in_which_they_are_written(base, tmp_path):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from itertools import combinations
 from pathlib import Path
+from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -15,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from gateway.exchange import CacheState, Exchange, Usage, UsageSource
+from gateway.exchange import CacheState, Exchange, Usage, UsageSource, ulid
 from gateway.usage.calendar import QUARTER, day_at
 from gateway.usage.file import LedgerFile
 from gateway.usage.ledger import NAME
@@ -254,6 +256,66 @@ async def test_pages_are_all_rows_once(tmp_path):
     assert found == sorted(found, reverse=True)
 
 
+async def test_whatever_is_asked_together_is_what_the_rows_say(tmp_path):
+    """In whatever seconds they stand, with late ones among them, and pages within a second."""
+    dice = Random(7)
+    states, models = [CacheState.HIT, CacheState.MISS, CacheState.NONE], ["m1", "m2", "n1", None]
+    rows = [
+        call(
+            n,
+            NOON + dice.randrange(40) / 3,
+            key=dice.choice("ab"),
+            model=dice.choice(models),
+            cache=dice.choice(states),
+            status=dice.choice([200, 200, 503]),
+        )
+        for n in range(200)
+    ]
+    await book(tmp_path, *rows)
+    asked: dict[str, list[Any]] = {
+        "key": ["a", "b", "nobody"],
+        "model": ["m1", "n1", "m*", "*1", "zz*"],
+        "cache": ["hit", "miss", "joined"],
+        "status": [(200, 299), (400, 599)],
+        "since": [NOON + n / 3 for n in range(0, 40, 7)],
+        "until": [NOON + n / 3 for n in range(0, 40, 7)],
+        "before": [row.id for row in rows[:40]],
+    }
+    async with open_reader(tmp_path) as reader:
+        for _ in range(400):
+            given = {n: dice.choice(v) for n, v in asked.items() if dice.random() < 0.35}
+            question = LogQuestion(**given, limit=dice.choice([3, 500]))
+            found = [row["id"] for row in await reader.logs(question)]
+            wanted = sorted((x.id for x in rows if matches(x, **given)), reverse=True)
+            assert found == wanted[: question.limit], question
+
+
+def matches(
+    x: Exchange,
+    *,
+    key: str | None = None,
+    model: str | None = None,
+    cache: str | None = None,
+    status: tuple[int, int] = (0, 999),
+    since: float = 0.0,
+    until: float = 1e12,
+    before: str = "~",
+) -> bool:
+    """What is asked of a row, by hand."""
+    named = model is None or (x.model is not None and fnmatchcase(x.model, model))
+    whose = x.caller is not None and key in {None, x.caller.name}
+    in_time = ulid(int(since * 1000), bytes(10)) <= x.id < ulid(int(until * 1000), bytes(10))
+    state = cache in {None, str(x.cache)}
+    return (
+        named
+        and whose
+        and in_time
+        and state
+        and status[0] <= x.status <= status[1]
+        and x.id < before
+    )
+
+
 async def test_what_follows_comes_in_the_order_of_booking(tmp_path):
     """A long request is booked after younger ones, and is not missed."""
     async with open_ledger(tmp_path) as ledger, open_reader(tmp_path) as reader:
@@ -285,10 +347,11 @@ async def test_a_row_is_shown_in_the_access_log_s_words(tmp_path):
     ("question", "index"),
     [
         (LogQuestion(), "INDEX sqlite_autoindex_requests_1"),
-        (LogQuestion(key="a", before="x"), "INDEX requests_by_key (key=? AND id<?)"),
-        (LogQuestion(model="a", since=1.0), "INDEX requests_by_model (model=? AND id>?)"),
-        (LogQuestion(model="a*", key="k"), "INDEX requests_by_key (key=?)"),
-        (LogQuestion(cache="hit"), "INDEX requests_by_cache (cache=?)"),
+        (LogQuestion(key="a", before="x"), "places USING PRIMARY KEY (what=? AND name=? AND part<"),
+        (LogQuestion(model="a", since=1.0), "places USING PRIMARY KEY (what=? AND name=? AND part"),
+        (LogQuestion(model="a*", key="k"), "places USING PRIMARY KEY (what=? AND name=?"),
+        (LogQuestion(cache="hit"), "places USING PRIMARY KEY (what=? AND name=?"),
+        (LogQuestion(cache="hit"), "INDEX sqlite_autoindex_requests_1 (id>? AND id<?)"),
         (LogQuestion(status=(500, 599)), "INDEX requests_failed"),
         (LogQuestion(follow=True, after=5), "INTEGER PRIMARY KEY (rowid>?)"),
     ],

@@ -22,6 +22,7 @@ from gateway.clock import SystemClock
 from gateway.config import Usage as Section
 from gateway.exchange import ulid
 from gateway.usage.ledger import NAME, SQLiteLedger
+from gateway.usage.migrations import FOUND_BY, PART
 from gateway.usage.questions import LogQuestion, UsageQuestion
 from gateway.usage.reader import Reader
 from tests.usage.samples import NOON, hit
@@ -136,6 +137,12 @@ def fill(data: Path) -> None:
             "200, 50, 0, 'upstream', 4000, 0, 900.0, 1.0, 300, 4000, 1)",
             map(_row, range(ROWS)),
         )
+        for what in FOUND_BY:
+            base.execute(
+                f"INSERT INTO places SELECT DISTINCT '{what}', {what}, substr(id, 1, ?) "
+                "FROM requests",
+                (PART,),
+            )
         base.execute("COMMIT")
 
 

@@ -38,7 +38,7 @@ HERE = str(Path(__file__).parent)
 SLACK = 1.10  # what harmless changes may add
 STALE = 0.80  # of a ceiling: below it, the ceiling should be lowered
 WARM, RUNS = 30, AT_ONCE
-SHOWN = 400  # functions
+SHOWN = 60  # functions
 PYTHON = f"{sys.version_info.major}.{sys.version_info.minor}"
 
 Lines = tuple[tuple[str, str], ...]

@@ -157,17 +157,21 @@ class Origin:
         self.shared = Shared() if shared is None else shared
         self.length_at = length_at
 
+    def header(self, name: str) -> str | None:
+        """The value of one header by lower-case name, all of that name joined."""
+        return self.shared.header(self.headers, name)
 
-class Ask:
+
+class Ask(Struct, eq=False):
     """One request as the web layer read it: head and body, no meaning yet. `at` in seconds of the
     wall clock, `started` of the monotonic one; `context` is its place in a trace."""
 
-    __slots__ = ("at", "body", "context", "id", "origin", "started")
-
-    def __init__(self, id: str, at: float, started: float, origin: Origin, body: Body) -> None:
-        self.id, self.at, self.started = id, at, started
-        self.origin, self.body = origin, body
-        self.context: TraceContext | None = None  # where traces are on
+    id: str
+    at: float
+    started: float
+    origin: Origin
+    body: Body
+    context: TraceContext | None = None  # where traces are on
 
     @property
     def method(self) -> str:
@@ -201,7 +205,10 @@ class Ask:
     def header(self, name: str) -> str | None:
         """The value of one header by lower-case name, all of that name joined; Content-Length is
         the body's."""
-        return self.origin.shared.header(self.origin.headers, name)
+        return self.origin.header(name)
+
+    def __repr__(self) -> str:
+        return f"<Ask {self.id} {self.method} {self.path}>"
 
 
 def own_fields(headers: HeaderList, length_at: int, length: int | None) -> HeaderList:
@@ -357,8 +364,8 @@ class Sink(Protocol):
 class Traces(Sink, Protocol):
     """Spans of each request, for a collector."""
 
-    def begin(self, ask: Ask) -> TraceContext | None:
-        """The request's place in its trace: the caller's, else one of our own. No I/O."""
+    def begin(self, origin: Origin) -> TraceContext | None:
+        """A request's place in its trace: the caller's, else one of our own. No I/O."""
 
 
 class Ledger(Protocol):

@@ -26,7 +26,7 @@ from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, Trace
 from gateway import __version__
 from gateway.config import Traces, UpstreamSection
 from gateway.exchange import Exchange, TraceContext
-from gateway.ports import Ask
+from gateway.ports import Origin
 from gateway.traces import names, rules
 from gateway.wire.trace import read_traceparent
 
@@ -95,10 +95,10 @@ class Exporter:
         self._part = section.sample
         self._targets = rules.targets(upstreams)
 
-    def begin(self, ask: Ask) -> TraceContext:
-        """The request's place in its trace."""
-        parent = read_traceparent(ask.header("traceparent"))
-        return rules.place(parent, ask.header("tracestate"), self._part, secrets.token_hex(32))
+    def begin(self, origin: Origin) -> TraceContext:
+        """A request's place in its trace."""
+        parent = read_traceparent(origin.header("traceparent"))
+        return rules.place(parent, origin.header("tracestate"), self._part, secrets.token_hex(32))
 
     def book(self, exchange: Exchange) -> None:
         """Queue one request, if it is recorded."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from gateway.config import Traces, UpstreamSection
 from gateway.exchange import Exchange
-from gateway.ports import Ask
+from gateway.ports import Origin
 
 
 class NoTraces:
@@ -14,7 +14,7 @@ class NoTraces:
 
     exported = failed = dropped = waiting = 0
 
-    def begin(self, ask: Ask) -> None:
+    def begin(self, origin: Origin) -> None:
         """No span of ours."""
 
     def book(self, exchange: Exchange) -> None:

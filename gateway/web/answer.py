@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from http import HTTPStatus
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from gateway.exchange import HeaderList
 from gateway.web.writer import Writer
 from gateway.wire.fields import lines_of
@@ -19,6 +21,7 @@ log = logging.getLogger("gateway.web")
 
 SMALL: Final = 16 * 1024  # bytes; to copy them costs less than to hand them on one by one
 
+_BODILESS: Final = frozenset({204, 304})
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
 }
@@ -44,27 +47,22 @@ class Wire(Protocol):
         """End the connection in the middle of the answer."""
 
 
-class Answer:
-    """The waiting end of one request (`gateway.ports.Client`); `send` is a short cut.
+class Answer(Struct, eq=False):
+    """The waiting end of one request (`gateway.ports.Client`); `send` is a short cut."""
 
-    What most answers do not come to stands on the class.
-    """
-
-    bytes_out = 0  # body bytes handed to the transport
-    started = False  # a head was written
-    done = False  # finished or aborted
-    _last = False
-    _chunked = False
-    _bodiless = False
+    _wire: Wire
+    _writer: Writer
+    bytes_out: int = 0  # body bytes handed to the transport
+    started: bool = False  # a head was written
+    done: bool = False  # finished or aborted
+    _last: bool = False
+    _chunked: bool = False
+    _bodiless: bool = False
     _body_left: int | None = None  # declared bytes still to come
     _on_ready: Callable[[], None] | None = None
     _on_gone: Callable[[], None] | None = None
-    _head_request = False
-    _version_10 = False
-
-    def __init__(self, wire: Wire, writer: Writer) -> None:
-        self._wire = wire
-        self._writer = writer
+    _head_request: bool = False
+    _version_10: bool = False
 
     def fit(self, method: str, version: str) -> None:
         """The request was of this method and version, if these are not the usual ones."""
@@ -188,7 +186,7 @@ class Answer:
 
     def _end(self, data: bytes) -> None:
         self.done = True
-        if self._on_gone is not None:
+        if self._on_ready is not None:
             self._on_ready = self._on_gone = None
         self._writer.end(data)
         if self._last:
@@ -199,21 +197,24 @@ class Answer:
             raise RuntimeError("a second head")
         self.started = True
         wire = self._wire
-        fields = (_STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n") + lines
-        date = wire.date()
+        start, date = _STATUS_LINES.get(status) or f"HTTP/1.1 {status} \r\n", wire.date()
         if headers:
-            fields += lines_of(headers)
-            if "\r\ndate: " in fields or "\r\nDate: " in fields:
+            lines += lines_of(headers)
+            if "\r\ndate: " in f"\r\n{lines}" or "\r\nDate: " in f"\r\n{lines}":
                 date = ""
-        framing = self._frame(status, length)
+        if length is None or self._head_request or status in _BODILESS:
+            framing = self._frame(status, length)
+        else:
+            self._body_left = length
+            framing = f"Content-Length: {length}\r\n"
         if self._last or not wire.persists:
             self._last = True
             framing += "Connection: close\r\n"
-        return f"{fields}{date}{framing}\r\n".encode("latin-1")
+        return f"{start}{lines}{date}{framing}\r\n".encode("latin-1")
 
     def _frame(self, status: int, length: int | None) -> str:
         """Where the body ends (RFC 9112 section 6.3)."""
-        if status in {204, 304}:
+        if status in _BODILESS:
             self._bodiless = True
             return ""
         if self._head_request:

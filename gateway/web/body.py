@@ -9,6 +9,8 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
+from msgspec import Struct
+
 from gateway.config import Server
 from gateway.errors import Overloaded, RequestTimeout, RequestTooLarge
 from gateway.ports import ClientGone
@@ -67,27 +69,25 @@ class Feeder(Protocol):
         """Read no more until somebody waits."""
 
 
-class RequestBody:
-    """The `Body` port. `data` is what of it is here, and all of it with `eof`.
+class RequestBody(Struct, eq=False):
+    """The `Body` port. Where all of it is here from the start, that is its data, with `eof`."""
 
-    What only a body needs that is still to come stands on the class: most are here at once.
-    """
-
-    reserved = 0  # bytes taken from the budget; whoever made this body gives them back
+    _feeder: Feeder
+    length: int | None  # declared bytes; None when chunked
+    received: int  # bytes that came so far
+    _eof: bool  # it is whole
+    _data: bytes | bytearray = b""
+    reserved: int = 0  # bytes taken from the budget; whoever made this body gives them back
     _error: Exception | None = None
-    _asked = False
+    _asked: bool = False
     _high: int | None = UNASKED_LIMIT  # None: somebody reads the whole
-    _limit = 0
+    _limit: int = 0
     _waiter: asyncio.Future[None] | None = None
-    _since = 0.0
-    _waited = 0.0
+    _since: float = 0.0
+    _waited: float = 0.0
 
-    def __init__(self, feeder: Feeder, length: int | None, data: bytes = b"", *, eof: bool) -> None:
-        self.length = length  # declared bytes; None when chunked
-        self.received = len(data)  # bytes that came so far
-        self._feeder = feeder
-        self._data: bytes | bytearray = data
-        self._eof = eof
+    def __repr__(self) -> str:
+        return f"<RequestBody {self.received} of {self.length}>"
 
     # The port ------------------------------------------------------------------------------------
 
@@ -97,16 +97,18 @@ class RequestBody:
         RequestTooLarge past `limit` bytes, Overloaded past the budget, RequestTimeout,
         InvalidRequest for broken chunks, ClientGone.
         """
-        if not self._eof:
+        if not self._eof or self._error is not None:
             return await self._read(limit)
-        if self._error is not None:
-            raise self._error
-        size = self.received
+        size, budget = self.received, self._feeder.budget
         if size > limit:
             raise _too_large(limit)
-        self._reserve(size)
+        if not self.reserved:
+            used = budget.used + size
+            if used > budget.limit:
+                raise _over_budget()
+            budget.used, self.reserved = used, size
         data, self._data = self._data, b""
-        return data if type(data) is bytes else bytes(data)
+        return bytes(data)
 
     async def _read(self, limit: int) -> bytes:
         self._check(limit)

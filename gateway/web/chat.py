@@ -97,9 +97,9 @@ class Routes:
         self.edge = edge
         self._pipeline = pipeline
         self._ops = ops
-        self._clock = clock
-        self._traces = traces
-        self._ids = Ids(secrets.token_bytes)
+        self._now = clock.now
+        self._new_id = Ids(secrets.token_bytes).make
+        self._place_in_trace = traces.begin
 
     def __call__(self, request: Request, client: Client) -> Way:
         """Answer one request."""
@@ -111,9 +111,9 @@ class Routes:
             if request.head.method == "OPTIONS" and known.origin.cors:
                 return _preflight(request, client, known.origin.cors)
             request.peer.known = known
-        now = self._clock.now()
-        ask = Ask(self._ids.make(now), now, request.started, known.origin, request.body)
-        ask.context = self._traces.begin(ask)
+        now, origin = self._now(), known.origin
+        context = self._place_in_trace(origin)
+        ask = Ask(self._new_id(now), now, request.started, origin, request.body, context)
         return known.way(ask, client)
 
     def _know(self, request: Request) -> Known:

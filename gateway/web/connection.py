@@ -61,6 +61,7 @@ class Connection(asyncio.Protocol):
         self._body: RequestBody | None = None
         self._answer: Answer | None = None
         self.budget = plane.budget  # of all bodies together
+        self.date = plane.date
         self._broken = False  # what comes cannot be parsed any more
         self._rest = bytearray()  # what follows the current request
         self._read_paused = False
@@ -75,7 +76,7 @@ class Connection(asyncio.Protocol):
     @property
     def busy(self) -> bool:
         """A request is being answered, or its answer is still on its way."""
-        return self._answer is not None or self._state >= _LINGER or self._writer.unsent() > 0
+        return self._answer is not None or self._state >= _LINGER or self._writer.waits
 
     @property
     def settings(self) -> Server:
@@ -107,18 +108,35 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        state = self._state
-        if state == _IDLE:
-            body = self._head.begins(data)
-            if body:
-                self._answer_at_once(data[body:])
-            else:
-                self._read_next(data)
-        elif state == _LINGER:
+        if self._state != _IDLE:
+            self._take(data)
+            return
+        at = self._head.begins(data)
+        if not at:
+            self._read_next(data)
+            return
+        # A whole request, with the head of the one before.
+        plane, body = self._plane, data[at:]
+        now, size = plane.clock.monotonic(), len(body)
+        self._state = _BUSY
+        self.persists = not plane.draining
+        asked = Request(self._head, RequestBody(self, size, size, True, body), self._peer, now)
+        answer = Answer(self, self._writer)
+        if plane.launch(self, asked, answer):
+            plane.budget.used -= asked.body.reserved
+            if self._state == _BUSY:
+                self._state = _IDLE
+                self._deadlines.due = now + plane.settings.keepalive_timeout  # a timer runs
+        else:
+            self._body, self._answer = asked.body, answer
+            self._deadlines.send_any_time()
+
+    def _take(self, data: bytes) -> None:
+        if self._state == _LINGER:
             self._discard(len(data))
-        elif state == _BUSY:
+        elif self._state == _BUSY:
             self._hold(data)
-        elif state != _CLOSED and not self._broken:
+        elif self._state != _CLOSED and not self._broken:
             self._read(data)
 
     def eof_received(self) -> bool:
@@ -209,30 +227,12 @@ class Connection(asyncio.Protocol):
 
     # One request ---------------------------------------------------------------------------------
 
-    def _answer_at_once(self, data: bytes) -> None:
-        """A whole request is here, with a head that came before and that body."""
-        plane = self._plane
-        now = plane.clock.monotonic()
-        self._state = _BUSY
-        self.persists = not plane.draining
-        body = RequestBody(self, len(data), data, eof=True)
-        answer = Answer(self, self._writer)
-        if not plane.launch(self, Request(self._head, body, self._peer, now), answer):
-            self._body, self._answer = body, answer
-            self._deadlines.send_any_time()
-            return
-        if body.reserved:
-            plane.budget.give(body.reserved)
-        if self._state == _BUSY:
-            self._state = _IDLE
-            self._deadlines.due = now + plane.settings.keepalive_timeout  # a timer runs already
-
     def _begin(self) -> Request:
         parser = self._parser
         self._head = head = parser.head
         self._state = _BODY
         self._deadlines.send_any_time()
-        self._body = parser.body = RequestBody(self, parser.length, eof=parser.complete)
+        self._body = parser.body = RequestBody(self, parser.length, 0, parser.complete)
         self._answer = Answer(self, self._writer)
         self._answer.fit(head.method, head.version)
         return Request(head, self._body, self._peer, self._started)
@@ -294,10 +294,6 @@ class Connection(asyncio.Protocol):
 
     # For the answer ------------------------------------------------------------------------------
 
-    def date(self) -> str:
-        """The Date header, with its end of line."""
-        return self._plane.date()
-
     def answered(self) -> None:
         """The answer is whole, and the connection ends with it."""
         if not self.gone:
@@ -332,7 +328,7 @@ class Connection(asyncio.Protocol):
                 self._body.overdue()
             else:
                 self._deadlines.send_by(due)
-        elif self._writer.unsent():  # it is still taking the answer
+        elif self._writer.waits:  # it is still taking the answer
             self._deadlines.send_by(now + self._linger_gap)
         else:
             self.abort()

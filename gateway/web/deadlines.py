@@ -91,7 +91,7 @@ class Deadlines:
 
     def _look_at_writer(self, now: float) -> None:
         self._look = math.inf
-        if self.writer.unsent():
+        if self.writer.waits:
             if self.writer.stalled(now) >= self._patience:
                 self._stalled()
             else:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import httptools
+from msgspec import Struct
 
 from gateway.errors import ExpectationFailed, GatewayError, InvalidRequest, UpgradeNotSupported
 from gateway.exchange import HeaderList
@@ -48,17 +49,14 @@ class Peer:
         self.known: Any = None
 
 
-class Request:
+class Request(Struct, eq=False):
     """One request: its head, and its body still to be read. `started` is when the first byte was
     seen, in monotonic seconds."""
 
-    __slots__ = ("body", "head", "peer", "started")
-
-    def __init__(self, head: Head, body: RequestBody, peer: Peer, started: float) -> None:
-        self.head = head
-        self.body = body
-        self.peer = peer
-        self.started = started
+    head: Head
+    body: RequestBody
+    peer: Peer
+    started: float
 
     @property
     def method(self) -> str:

@@ -7,11 +7,11 @@ from collections.abc import Callable
 from typing import Final
 
 HIGH_WATER: Final = 64 * 1024  # bytes in the transport's buffer; past it `paused` is set
-JOIN_LIMIT: Final = 64 * 1024  # bytes; more than that is not copied together
+JOIN_LIMIT: Final = 64 * 1024  # bytes; more than that does not wait for the end of a turn
 
 
 class Flusher:
-    """Sends at the end of a turn of the loop what was pushed in it: one call for all writers.
+    """Sends at the end of a turn of the loop what was pushed in it: one callback for all writers.
 
     To send wakes a client that sleeps, which costs more than all else of sending; in a burst, most
     are awake already (on one machine: half of the kernel's share of a small answer).
@@ -54,9 +54,9 @@ class Writer:
         self._flusher = flusher
         self._on_rest = on_rest
         self._pieces: list[bytes] = []
-        self._size = 0  # bytes of them
-        self._handed = 0  # bytes given to the transport
-        self._taken = 0  # bytes that had left it at the last look
+        self._size = 0  # bytes of them, ends not counted
+        self._handed = 0  # bytes given to the transport in writes that it could not send whole
+        self._taken = 0  # bytes of these that had left it at the last look
         self._taken_at = 0.0
 
     def push(self, data: bytes) -> None:
@@ -72,36 +72,35 @@ class Writer:
     def end(self, data: bytes) -> None:
         """The same for the end of an answer. Who alone is answered has it now: there is nobody to
         wait for."""
-        flusher = self._flusher
+        flusher, pieces = self._flusher, self._pieces
         if flusher.latest is self:
-            self._pieces.append(data)
-            self._size += len(data)
+            pieces.append(data)
             self.flush()
-        else:
-            flusher.latest = self
-            self.push(data)
+            return
+        flusher.latest = self
+        if not pieces:
+            flusher.add(self)
+        pieces.append(data)
 
     def flush(self) -> None:
         """Send now what was pushed."""
-        pieces, size, transport = self._pieces, self._size, self._transport
+        pieces, transport = self._pieces, self._transport
         if not pieces:
             return
-        self._pieces = []
+        data = b"".join(pieces)
+        pieces.clear()
         self._size = 0
         if transport.is_closing():
             return
-        self._handed += size
-        if size <= JOIN_LIMIT:
-            transport.write(b"".join(pieces))
-        else:
-            for piece in pieces:
-                transport.write(piece)
+        transport.write(data)
         if transport.get_write_buffer_size():
+            self._handed += len(data)
             self._on_rest()
 
-    def unsent(self) -> int:
-        """Bytes that wait here or in the transport."""
-        return self._size + self._transport.get_write_buffer_size()
+    @property
+    def waits(self) -> bool:
+        """Bytes wait here or in the transport."""
+        return bool(self._pieces) or self._transport.get_write_buffer_size() > 0
 
     def watch(self, now: float) -> None:
         """Begin to look whether the client takes bytes; `now` in monotonic seconds."""
@@ -111,7 +110,7 @@ class Writer:
     def stalled(self, now: float) -> float:
         """Seconds for which the client has taken no byte; 0 when nothing waits."""
         unsent = self._transport.get_write_buffer_size()
-        taken = self._handed - unsent
+        taken = self._handed - unsent  # whatever else was handed over, was sent whole
         if not unsent or taken != self._taken:
             self._taken, self._taken_at = taken, now
         return now - self._taken_at

@@ -13,7 +13,7 @@ import pytest
 
 from gateway.config import Duration, Part, Secret, Traces, UpstreamSection
 from gateway.exchange import CacheState, Exchange
-from gateway.ports import Ask, Origin
+from gateway.ports import Origin
 from gateway.traces import NoTraces, names, open_traces
 from gateway.traces.exporter import Exporter
 from tests.exchanges import exchange
@@ -30,10 +30,8 @@ def collector() -> Iterator[Collector]:
         yield found
 
 
-def ask(**headers: str) -> Ask:
-    body: Any = None
-    origin = Origin("POST", "x", "", list(headers.items()), "127.0.0.1")
-    return Ask("01", 0.0, 0.0, origin, body)
+def origin(**headers: str) -> Origin:
+    return Origin("POST", "x", "", list(headers.items()), "127.0.0.1")
 
 
 def exporter(url: str, *, capacity: int = 4096, **more: Any) -> Exporter:
@@ -43,7 +41,7 @@ def exporter(url: str, *, capacity: int = 4096, **more: Any) -> Exporter:
 
 
 def booked(traces: Exporter, **headers: str) -> Exchange:
-    context = traces.begin(ask(**headers))
+    context = traces.begin(origin(**headers))
     done = exchange(context=context, trace=context.trace)
     traces.book(done)
     return done
@@ -92,11 +90,11 @@ def test_a_request_without_a_parent_begins_a_trace(collector: Collector) -> None
 def test_each_look_up_has_an_id_of_its_own(collector: Collector) -> None:
     traces = exporter(collector.url)
     for _ in range(3):
-        done = exchange(context=traces.begin(ask()), cache=CacheState.HIT, attempts=0)
+        done = exchange(context=traces.begin(origin()), cache=CacheState.HIT, attempts=0)
         traces.book(done)
     timings = type(done.timings)(admitted=1.0, looked_up=2.0)
-    traces.book(exchange(context=traces.begin(ask()), attempts=0, timings=timings))
-    traces.book(exchange(context=traces.begin(ask()), attempts=0, timings=timings))
+    traces.book(exchange(context=traces.begin(origin()), attempts=0, timings=timings))
+    traces.book(exchange(context=traces.begin(origin()), attempts=0, timings=timings))
     assert traces.close(PATIENCE)
     ids = [span.id for span in collector.spans if span.kind == "internal"]
     assert len(set(ids)) == 2
@@ -205,7 +203,7 @@ def test_an_odd_exchange_costs_its_own_spans_only(
 ) -> None:
     traces = exporter(collector.url)
     odd: Any = "not a number"
-    traces.book(exchange(context=traces.begin(ask()), at=odd))
+    traces.book(exchange(context=traces.begin(origin()), at=odd))
     good = booked(traces)
     assert traces.close(PATIENCE)
     assert {span.trace for span in collector.spans} == {good.trace}
@@ -241,7 +239,7 @@ def test_the_key_is_not_taken_from_netrc(
 def test_off_is_an_object_that_does_nothing() -> None:
     traces = open_traces(Traces(), [], scheme="http", instance="x")
     assert isinstance(traces, NoTraces)
-    assert traces.begin(ask(traceparent=PARENT)) is None  # type: ignore[func-returns-value]
+    assert traces.begin(origin(traceparent=PARENT)) is None  # type: ignore[func-returns-value]
     traces.book(exchange())
     traces.reconfigure(Traces(), [])
     assert traces.close(0)

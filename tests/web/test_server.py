@@ -230,7 +230,7 @@ def parse(pieces: list[bytes]) -> list[Seen]:
             data = parser.feed(data)
             if parser.ready and parser.body is None:
                 feeder: Any = _NoFeeder()
-                parser.body = RequestBody(feeder, parser.length, eof=False)
+                parser.body = RequestBody(feeder, parser.length, 0, False)
             if parser.complete:
                 assert parser.body is not None
                 body = bytes(parser.body._data)

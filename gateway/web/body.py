@@ -5,7 +5,6 @@ Rule: the client is hurried only while somebody waits for its bytes; our pauses 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from typing import Final, Protocol
 
@@ -13,6 +12,7 @@ from msgspec import Struct
 
 from gateway.config import Server
 from gateway.errors import Overloaded, RequestTimeout, RequestTooLarge
+from gateway.leash import Pause
 from gateway.ports import ClientGone
 
 UNASKED_LIMIT: Final = 64 * 1024  # bytes kept before anybody asks for the body
@@ -82,7 +82,7 @@ class RequestBody(Struct, eq=False):
     _asked: bool = False
     _high: int | None = UNASKED_LIMIT  # None: somebody reads the whole
     _limit: int = 0
-    _waiter: asyncio.Future[None] | None = None
+    _waiter: Pause | None = None
     _since: float = 0.0
     _waited: float = 0.0
 
@@ -160,11 +160,11 @@ class RequestBody(Struct, eq=False):
             self.reserved = size
 
     async def _wait(self) -> None:
-        self._waiter = asyncio.get_running_loop().create_future()
+        self._waiter = pause = Pause()
         self._since = self._feeder.body_wait()
         self._feeder.body_due(self.due())
         try:
-            await self._waiter
+            await pause
         finally:
             self._waiter = None
             self._waited += self._feeder.body_waited() - self._since
@@ -177,16 +177,13 @@ class RequestBody(Struct, eq=False):
         if self._error is not None:
             return
         if self._asked and self._too_large():
-            self.fail(_too_large(self._limit))
+            self.spoil(_too_large(self._limit))
             return
-        if self._high is None:
-            if self.length is None:
-                if not self._feeder.budget.take(len(data)):
-                    self.fail(_over_budget())
-                    return
-                self.reserved += len(data)
-        elif self._waiter is not None:
-            self._wake()
+        if self._high is None and self.length is None:
+            if not self._feeder.budget.take(len(data)):
+                self.spoil(_over_budget())
+                return
+            self.reserved += len(data)
         if not self._data:
             self._data = data
         else:
@@ -199,16 +196,24 @@ class RequestBody(Struct, eq=False):
     def feed_eof(self) -> None:
         """The body is whole."""
         self._eof = True
-        if self._waiter is not None:
-            self._wake()
 
-    def fail(self, error: Exception) -> None:
+    def spoil(self, error: Exception) -> None:
         """The body will not come. What is already here counts for nothing."""
         if not self._eof or isinstance(error, ClientGone):
             if self._error is None:
                 self._error = error
             self._data = b""
-            self._wake()
+
+    def wake(self) -> None:
+        """Let who waits go on, if there is something: before this returns, so call it last."""
+        waiter = self._waiter
+        if waiter is not None and (self._eof or self._error or (self._data and self._high)):
+            waiter.end()
+
+    def fail(self, error: Exception) -> None:
+        """`spoil` and `wake`."""
+        self.spoil(error)
+        self.wake()
 
     def due(self) -> float:
         """Monotonic seconds: when the client is too slow, if nothing more comes until then."""
@@ -229,10 +234,6 @@ class RequestBody(Struct, eq=False):
                 f"or fewer than {settings.body_min_rate} bytes per second."
             )
         )
-
-    def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
-            self._waiter.set_result(None)
 
 
 def _too_large(limit: int) -> RequestTooLarge:

@@ -186,22 +186,23 @@ class Connection(asyncio.Protocol):
             if self._body is None:
                 self._refuse(error)
                 return
-            self._body.fail(error)
+            self._body.spoil(error)
             data = b""
-        if self._body is None:
+        body = self._body
+        if body is None:
             return
         if parser.complete:
             self._state = _BUSY
             self.persists = parser.head.keep_alive and not self._plane.draining
-            self._body.feed_eof()
+            body.feed_eof()
             if data:
                 self._hold(data)
             if len(self._rest) <= PIPELINE_LIMIT:
                 self._resume()  # only who reads sees a client leave
-        if request is not None:
-            assert self._answer is not None
-            if self._plane.launch(self, request, self._answer):
-                self.ended()
+        if request is None:
+            body.wake()
+        elif self._answer is not None and self._plane.launch(self, request, self._answer):
+            self.ended()
 
     def _hold(self, data: bytes) -> None:
         self._rest += data
@@ -345,8 +346,6 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         self._writer.flush()
-        if self._body is not None:
-            self._body.fail(ClientGone("The answer is out; the rest of the body is dropped."))
         now = self._plane.clock.monotonic()
         self._state = _LINGER
         self._rest.clear()
@@ -356,6 +355,8 @@ class Connection(asyncio.Protocol):
         self._resume()
         self._linger_until = now + LINGER_TIME
         self._deadlines.send_by(now + self._linger_gap)
+        if self._body is not None:
+            self._body.fail(ClientGone("The answer is out; the rest of the body is dropped."))
 
     def _discard(self, size: int) -> None:
         now = self._plane.clock.monotonic()

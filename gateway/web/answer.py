@@ -19,7 +19,7 @@ from gateway.wire.fields import lines_of
 
 log = logging.getLogger("gateway.web")
 
-SMALL: Final = 16 * 1024  # bytes; to copy them costs less than to hand them on one by one
+SMALL: Final = 64 * 1024  # bytes; to copy them costs less than to hand them on one by one
 
 _BODILESS: Final = frozenset({204, 304})
 _STATUS_LINES: Final = {
@@ -147,9 +147,12 @@ class Answer(Struct, eq=False):
         if self._bodiless or self._wire.gone:
             size, pieces = 0, ()
         self.bytes_out = size
-        if self._chunked:
-            pieces = (b"%x\r\n" % size, *pieces, b"\r\n0\r\n\r\n") if size else (b"0\r\n\r\n",)
-        self._end(b"".join((head, *pieces)))
+        if not self._chunked:
+            self._end(b"".join((head, *pieces)))
+        elif size:
+            self._end(b"".join((head, b"%x\r\n" % size, *pieces, b"\r\n0\r\n\r\n")))
+        else:
+            self._end(head + b"0\r\n\r\n")
 
     # Short cuts ----------------------------------------------------------------------------------
 

@@ -65,7 +65,7 @@ class Feeder(Protocol):
     def body_waited(self) -> float:
         """Nobody waits any more. Returns monotonic seconds."""
 
-    def body_full(self) -> None:
+    def pause(self) -> None:
         """Read no more until somebody waits."""
 
 
@@ -191,7 +191,7 @@ class RequestBody(Struct, eq=False):
                 self._data = bytearray(self._data)
             self._data += data
         if self._high is not None and len(self._data) > self._high:
-            self._feeder.body_full()
+            self._feeder.pause()
 
     def feed_eof(self) -> None:
         """The body is whole."""

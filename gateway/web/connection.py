@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
-import struct
 from typing import TYPE_CHECKING, Final, cast
 
 from gateway.config import Server
@@ -32,6 +30,8 @@ from gateway.web.writer import Writer
 if TYPE_CHECKING:
     from gateway.web.server import DataPlane
 
+SMALL_BODY: Final = 64 * 1024  # bytes
+APART: Final = 0.5  # seconds between a head and its small body, until they are seen to apart
 PIPELINE_LIMIT: Final = 64 * 1024  # unparsed bytes behind the current request
 # nginx's lingering_time and lingering_timeout; the bytes bound what a hostile client makes us read.
 LINGER_TIME: Final = 30.0  # seconds in all
@@ -39,11 +39,10 @@ LINGER_GAP: Final = 5.0  # seconds without a byte
 LINGER_BYTES: Final = 256 * 1024 * 1024
 REFUSED_GAP: Final = 1.0  # seconds without a byte, for connections beyond the cap
 
-# Nothing of the next request has come; the first one's or some of a head has come; a request is
-# being answered whose body is not all here; one that is all here; the answer is out, and what still
-# comes is dropped; closed.
-_IDLE, _HEAD, _BODY, _BUSY, _LINGER, _CLOSED = range(6)
-_RESET_ON_CLOSE: Final = struct.pack("ii", 1, 0)
+# Nothing of the next request has come; its head has, and its small body will soon; the first one's
+# or some of a head has come; a request is being answered whose body is not all here; one that is
+# all here; the answer is out, and what still comes is dropped; closed.
+_IDLE, _PART, _HEAD, _BODY, _BUSY, _LINGER, _CLOSED = range(7)
 
 
 class Connection(asyncio.Protocol):
@@ -52,7 +51,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, plane: DataPlane) -> None:
         self._plane = plane
         self._parser = RequestParser()
-        self._head = NO_HEAD  # of the latest request, to which the next one is likely the same
+        self._head = NO_HEAD  # of the latest request; the next one's is likely the same
         self._state = _HEAD
         self._transport: asyncio.Transport
         self._writer: Writer
@@ -93,11 +92,7 @@ class Connection(asyncio.Protocol):
         )
         self._writer = Writer(self._transport, plane.flusher, self._deadlines.watch_writes)
         self._deadlines.writer = self._writer
-        peer = transport.get_extra_info("peername")
-        self._peer = Peer(
-            str(peer[0]) if isinstance(peer, tuple) else "",
-            secure=transport.get_extra_info("sslcontext") is not None,
-        )
+        self._peer = Peer(transport)
         self.last_read = plane.clock.monotonic()
         if plane.joined(self):
             self._deadlines.send_by(self.last_read + plane.settings.header_timeout)
@@ -108,35 +103,22 @@ class Connection(asyncio.Protocol):
             self.abort()
 
     def data_received(self, data: bytes) -> None:
-        if self._state != _IDLE:
-            self._take(data)
-            return
-        at = self._head.begins(data)
-        if not at:
-            self._read_next(data)
-            return
-        # A whole request, with the head of the one before.
-        plane, body = self._plane, data[at:]
-        now, size = plane.clock.monotonic(), len(body)
-        self._state = _BUSY
-        self.persists = not plane.draining
-        asked = Request(self._head, RequestBody(self, size, size, True, body), self._peer, now)
-        answer = Answer(self, self._writer)
-        if plane.launch(self, asked, answer):
-            plane.budget.used -= asked.body.reserved
-            if self._state == _BUSY:
-                self._state = _IDLE
-                self._deadlines.due = now + plane.settings.keepalive_timeout  # a timer runs
-        else:
-            self._body, self._answer = asked.body, answer
-            self._deadlines.send_any_time()
-
-    def _take(self, data: bytes) -> None:
-        if self._state == _LINGER:
+        state = self._state
+        if state == _IDLE:
+            at = self._head.begins(data)
+            if at:
+                self._answer_at_once(data[at:], self._plane.clock.monotonic())
+            elif 0 < self._head.lacks(data) <= SMALL_BODY:
+                self._await_body(data)
+            else:
+                self._read_next(data)
+        elif state == _PART:
+            self._go_on(data)
+        elif state == _LINGER:
             self._discard(len(data))
-        elif self._state == _BUSY:
+        elif state == _BUSY:
             self._hold(data)
-        elif self._state != _CLOSED and not self._broken:
+        elif state != _CLOSED and not self._broken:
             self._read(data)
 
     def eof_received(self) -> bool:
@@ -144,9 +126,9 @@ class Connection(asyncio.Protocol):
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._leave()
         self._state = _CLOSED
         self._deadlines.cancel()
-        self._leave()
         self._plane.left(self)
 
     def pause_writing(self) -> None:
@@ -159,11 +141,44 @@ class Connection(asyncio.Protocol):
 
     # Bytes in ------------------------------------------------------------------------------------
 
-    def _read_next(self, data: bytes) -> None:
+    def _answer_at_once(self, body: bytes, started: float) -> None:
+        """A whole request is here, with the head of the one before."""
+        plane, size = self._plane, len(body)
+        self._state = _BUSY
+        self.persists = not plane.draining
+        asked = Request(self._head, RequestBody(self, size, size, True, body), self._peer, started)
+        answer = Answer(self, self._writer)
+        if plane.launch(self, asked, answer):
+            self.budget.used -= asked.body.reserved
+            if self._state == _BUSY:
+                self._state = _IDLE  # as before: a timer runs
+                self._deadlines.due = started + plane.settings.keepalive_timeout
+        else:
+            self._body, self._answer = asked.body, answer
+            self._deadlines.send_any_time()
+
+    def _await_body(self, data: bytes) -> None:
+        """Wait a moment for the small body: httpx, and so OpenAI's client, sends it apart."""
+        self._state = _PART
+        self._rest += data
+        self._started = self._plane.clock.monotonic()
+        self._deadlines.send_by(self._started + APART)
+
+    def _go_on(self, more: bytes = b"") -> None:
+        """Read what was held."""
+        data = bytes(self._rest) + more
+        self._rest.clear()
+        at = self._head.begins(data)
+        if at:
+            self._answer_at_once(data[at:], self._started)
+        else:
+            self._read_next(data, self._started)
+
+    def _read_next(self, data: bytes, started: float = 0.0) -> None:
         """The first bytes of another request."""
         self._parser.next()
         self._state = _HEAD
-        self._started = 0.0
+        self._started = started
         self.persists = False
         self._read(data)
         if self._state == _HEAD:
@@ -207,7 +222,7 @@ class Connection(asyncio.Protocol):
     def _hold(self, data: bytes) -> None:
         self._rest += data
         if len(self._rest) > PIPELINE_LIMIT:
-            self._pause()
+            self.pause()
 
     def _take_rest(self) -> None:
         if self._state == _BUSY and not self.gone:
@@ -216,7 +231,8 @@ class Connection(asyncio.Protocol):
             self._resume()
             self._read_next(data)
 
-    def _pause(self) -> None:
+    def pause(self) -> None:
+        """Read no more until somebody waits."""
         if not self._read_paused and not self._transport.is_closing():
             self._read_paused = True
             self._transport.pause_reading()
@@ -240,15 +256,12 @@ class Connection(asyncio.Protocol):
 
     def ended(self) -> None:
         """The handler has returned, or was not asked."""
-        body = self._body
-        if body is not None and body.reserved:
-            self._plane.budget.give(body.reserved)
+        plane, body = self._plane, self._body
+        if body is not None:
+            self.budget.used -= body.reserved
         self._body = self._answer = self._parser.body = None
-        if self._state == _BUSY:
-            self._next()
-
-    def _next(self) -> None:
-        plane = self._plane
+        if self._state != _BUSY:
+            return
         if plane.draining:
             self._hang_up()
         elif self._rest:
@@ -259,9 +272,7 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer what never became a request."""
-        self._broken = True
-        answer = Answer(self, self._writer)
-        answer.send(*self._plane.render(error))
+        Answer(self, self._writer).send(*self._plane.render(error))
 
     # For the body --------------------------------------------------------------------------------
 
@@ -289,10 +300,6 @@ class Connection(asyncio.Protocol):
             self._deadlines.send_any_time()
         return self._plane.clock.monotonic()
 
-    def body_full(self) -> None:
-        """Read no more until somebody waits."""
-        self._pause()
-
     # For the answer ------------------------------------------------------------------------------
 
     def answered(self) -> None:
@@ -306,10 +313,7 @@ class Connection(asyncio.Protocol):
             return
         self._writer.flush()
         if reset:
-            with contextlib.suppress(OSError, AttributeError):
-                self._transport.get_extra_info("socket").setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE
-                )
+            self._writer.reset_at_close()
         self._close()
 
     # Ends ----------------------------------------------------------------------------------------
@@ -323,6 +327,8 @@ class Connection(asyncio.Protocol):
                 self._close()
         elif self._state == _IDLE:
             self._close()
+        elif self._state == _PART:
+            self._go_on()
         elif self._state < _LINGER and self._body is not None:
             due = self._body.due()
             if now >= due:
@@ -384,6 +390,8 @@ class Connection(asyncio.Protocol):
         if self.gone:
             return
         self.gone = True
+        if self._state == _PART:
+            self._go_on()
         if self._body is not None:
             self._body.fail(ClientGone("The client has left."))
         if self._answer is not None:

@@ -29,8 +29,8 @@ class Head:
     """
 
     __slots__ = (
-        *("_before", "_behind", "_from", "_to", "headers", "keep_alive", "length_at", "method"),
-        *("path", "query", "shared", "target", "version"),
+        *("_marks", "headers", "keep_alive", "length_at", "method", "path", "query", "shared"),
+        *("target", "version"),
     )
 
     def __init__(self, method: str, target: str, version: str, headers: HeaderList) -> None:
@@ -39,28 +39,42 @@ class Head:
         self.keep_alive = False  # the client would send another request
         self.length_at = -1
         self.shared = Shared()
-        self._before = self._behind = b""  # its bytes around the digits of Content-Length
-        self._from = self._to = 0  # where these begin, and the last place where its end may be
+        # Its bytes before the digits of Content-Length, and behind; where these digits begin, where
+        # a body could at the latest, and how many bytes there are behind them.
+        self._marks: tuple[bytes, bytes, int, int, int] | None = None
 
     def learn(self, before: bytes, behind: bytes) -> None:
         """These are its bytes: before the digits of Content-Length, and behind them."""
         if behind:
             self.length_at = [name for name, _ in self.headers].index("content-length")
         if self.keep_alive and self.method != "HEAD":
-            self._before, self._behind, self._from = before, behind, len(before)
-            self._to = len(before) + _DIGITS + len(behind)
+            at, more = len(before), len(behind)
+            self._marks = before, behind, at, at + _DIGITS + more, more
 
     def begins(self, data: bytes) -> int:
         """Where the body begins, if `data` is this head and a whole body, no more and no less;
         else 0. Only of heads whose answers have a body, and may be followed by another."""
-        if not data.startswith(self._before):
+        if self._marks is None:
             return 0
-        at, behind = self._from, self._behind
-        if not behind:
+        before, behind, at, last, more = self._marks
+        if not data.startswith(before):
+            return 0
+        if not more:
             return at if len(data) == at else 0
-        to = data.find(behind, at, self._to)
-        body = to + len(behind)
-        return body if to > 0 and data[at:to] == b"%d" % (len(data) - body) else 0
+        to = data.find(behind, at, last)
+        return to + more if data[at:to] == b"%d" % (len(data) - to - more) and to > 0 else 0
+
+    def lacks(self, data: bytes) -> int:
+        """How many bytes of the body are still to come, if `data` is this head and the body's
+        begin; else 0."""
+        if self._marks is None or not data.startswith(self._marks[0]):
+            return 0
+        _, behind, at, last, more = self._marks
+        to = data.find(behind, at, last)
+        digits = data[at:to]
+        if to < 0 or not digits.isdigit() or digits.startswith(b"0"):
+            return 0
+        return max(0, int(digits) - (len(data) - to - more))
 
 
 NO_HEAD: Final = Head("", "", "", [])  # begins nothing

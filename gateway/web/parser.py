@@ -11,6 +11,7 @@ counted, as Content-Length says, without llhttp.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 
 import httptools
@@ -44,8 +45,10 @@ class Peer:
 
     __slots__ = ("address", "known", "secure")
 
-    def __init__(self, address: str, *, secure: bool) -> None:
-        self.address, self.secure = address, secure
+    def __init__(self, transport: asyncio.BaseTransport) -> None:
+        name = transport.get_extra_info("peername")
+        self.address = str(name[0]) if isinstance(name, tuple) else ""
+        self.secure = transport.get_extra_info("sslcontext") is not None
         self.known: Any = None
 
 

@@ -176,14 +176,16 @@ class DataPlane:
         return False
 
     def _ended(self, errand: Errand) -> None:
-        if errand not in self._errands:
+        found = self._errands.pop(errand, None)
+        if found is None:
             return  # it is over within `launch`
-        connection, request, answer = self._errands.pop(errand)
+        connection, request, answer = found
         error, errand.error = errand.error, None  # its traceback leads back to the errand
         if error is not None or not answer.done:
             self._conclude(request, answer, error)
         connection.ended()
-        self._look_whether_quiet()
+        if self._quiet is not None:
+            self._look_whether_quiet()
 
     def _conclude(self, request: Request, answer: Answer, error: BaseException | None) -> None:
         """See to the end of an answer that its handler has left without one, or with an error."""

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import socket
+import struct
 from collections.abc import Callable
 from typing import Final
 
 HIGH_WATER: Final = 64 * 1024  # bytes in the transport's buffer; past it `paused` is set
 JOIN_LIMIT: Final = 64 * 1024  # bytes; more than that does not wait for the end of a turn
+_RESET: Final = struct.pack("ii", 1, 0)
 
 
 class Flusher:
@@ -96,6 +100,13 @@ class Writer:
         if transport.get_write_buffer_size():
             self._handed += len(data)
             self._on_rest()
+
+    def reset_at_close(self) -> None:
+        """Let the client see a reset in place of an end."""
+        with contextlib.suppress(OSError, AttributeError):
+            self._transport.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, _RESET
+            )
 
     @property
     def waits(self) -> bool:

@@ -59,10 +59,18 @@ async def test_a_dribbled_head_is_not_given_more_time(serve: Serve) -> None:
         await asyncio.wait([sender])
 
 
-async def test_an_idle_connection_is_closed_silently(serve: Serve) -> None:
+@pytest.mark.parametrize("together", [1, 2, 3])
+@pytest.mark.parametrize("times", [1, 3])
+async def test_an_idle_connection_is_closed_silently(
+    serve: Serve, together: int, times: int
+) -> None:
+    """Whichever way its last request came: first, like the one before, behind another."""
     async with serve(**{**PATIENT, "keepalive_timeout": 0.1}) as plane:
         client = await plane.connect()
-        assert (await client.ask(GET)).status == 200
+        for _ in range(times):
+            await client.send(GET * together)
+            for _ in range(together):
+                assert (await client.reply()).status == 200
         assert await client.rest() == b""
 
 

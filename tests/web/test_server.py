@@ -217,7 +217,7 @@ Seen = tuple[str, str, str, list[tuple[str, str]], bool, int | None, bytes]
 class _NoFeeder:
     last_read = 0.0
 
-    def body_full(self) -> None:
+    def pause(self) -> None:
         pass
 
 

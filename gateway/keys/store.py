@@ -13,7 +13,6 @@ import stat
 import time
 from collections import OrderedDict
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 
 from gateway.config import Keys
@@ -44,6 +43,8 @@ STEP = 0.05  # seconds between two tries to take the lock
 _COMMAND = " command"  # stands in the lock behind the process's number
 COMMAND_TRIES = 200  # while a command has it: commands are short
 REMEMBERED = 4096  # callers
+
+Shown = tuple[str | None, str | None]  # the values of `Authorization` and `api-key`
 
 
 class DataError(Exception):
@@ -222,21 +223,29 @@ class Callers:
         self._admin = digest(admin_token)
         # By the whole token (CVE-2026-35030); with the wall second from which it is refused.
         self._met: OrderedDict[str | None, tuple[Caller, float]] = OrderedDict()
-        # What token two headers have: nothing that could be taken back.
-        self._token = lru_cache(REMEMBERED)(read_token)
-        register.on_change = self._met.clear
+        self._shown: OrderedDict[Shown, tuple[Caller, float]] = (
+            OrderedDict()
+        )  # the same, by headers
+        register.on_change = self._forget
         self.reconfigure(section, bind_is_loopback=bind_is_loopback)
 
     def reconfigure(self, section: Keys, *, bind_is_loopback: bool) -> None:
         """Take a new `keys` section; it holds from the next request on."""
         self._policy = policy(section, bind_is_loopback=bind_is_loopback)
-        self._met.clear()
+        self._forget()
 
     def identify(self, authorization: str | None, api_key: str | None = None) -> Caller:
         """The caller behind the values of `Authorization` and `api-key`. InvalidAPIKey. No I/O."""
-        shown = len(authorization or "") + len(api_key or "")
-        read = self._token if shown <= TOKEN_LIMIT else read_token
-        token = read(authorization, api_key)
+        shown = authorization, api_key
+        met = self._shown.get(shown)
+        if met is None or (met[1] != NEVER and met[1] <= self._clock.now()):
+            return self._identify(shown)
+        self._shown.move_to_end(shown)  # who was not met for longest is forgotten first
+        return met[0]
+
+    def _identify(self, shown: Shown) -> Caller:
+        """Who did not show just this before, or whose time is over."""
+        token = read_token(*shown)
         met = self._met.get(token)
         if met is None or (met[1] != NEVER and met[1] <= self._clock.now()):
             self._met.pop(token, None)
@@ -244,8 +253,17 @@ class Callers:
             if len(self._met) > REMEMBERED:
                 self._met.popitem(last=False)
         else:
-            self._met.move_to_end(token)  # who was not met for longest is forgotten first
+            self._met.move_to_end(token)
+        if sum(len(value or "") for value in shown) <= TOKEN_LIMIT:
+            self._shown[shown] = met
+            if len(self._shown) > REMEMBERED:
+                self._shown.popitem(last=False)
         return met[0]
+
+    def _forget(self) -> None:
+        """Keys have changed: everybody is met anew."""
+        self._met.clear()
+        self._shown.clear()
 
     def _meet(self, token: str | None) -> tuple[Caller, float]:
         if token is not None and token.startswith(ISSUED_PREFIX):

@@ -18,6 +18,7 @@ from gateway.exchange import Bound, Caller, CallerKind, Reservation
 from gateway.keys.rules import blotted
 from gateway.leash import Leash, runner
 from gateway.ports import Call, ClientGone, Ledger, Permit, Prices, Quota, Upstream
+from gateway.quota.permit import NOBODY
 from gateway.quota.rules import all_output, nano
 from gateway.trip import Trip
 from gateway.usage.rules import rough_tokens
@@ -52,18 +53,20 @@ class Metering:
         self._section = section
         self._models = [model for model in models if model.context_tokens is not None]
 
-    def identify(self, trip: Trip, caller: Caller) -> None:
-        """Whose limits hold is known of an issued key at once."""
-        if caller.kind is CallerKind.ISSUED:
+    def identify(self, trip: Trip) -> None:
+        """It was not let in: whose limits hold is known of an issued key nevertheless."""
+        caller = trip.caller
+        if trip.permit is NOBODY and caller is not None and caller.kind is CallerKind.ISSUED:
             trip.permit = self._quota.permit(caller, shared=False)
 
     def admit(self, trip: Trip, caller: Caller, upstream: Upstream | None, *, reads: bool) -> None:
         """Let it in and count it; None: it goes to several upstreams. RateLimited,
         InsufficientQuota."""
+        shared = False
         if caller.kind is not CallerKind.ISSUED:
             shared = upstream is not None and upstream.shared_by(caller.kind)
-            trip.permit = self._quota.permit(caller, shared=shared)
-        trip.permit.admit(reads=reads)
+        trip.permit = permit = self._quota.permit(caller, shared=shared)
+        permit.admit(reads=reads)
 
     async def reserve(
         self, trip: Trip, upstream: Upstream, call: Call, demand: Demand | None = None
@@ -116,15 +119,16 @@ class Metering:
 
     def _bound(self, trip: Trip, upstream: Upstream, permit: Permit, demand: Demand) -> Bound:
         model, section = trip.served or trip.model or "", self._section
-        prompt, priced = demand.prompt, (0, 0)
+        prompt, input_pico, output_pico = demand.prompt, 0, 0
         if demand is not NOTHING:
             found = self._prices.dearest(upstream.base_url, model)
-            if found is None and permit.budgeted and section.unpriced is Unpriced.REJECT:
+            if found is not None:
+                input_pico, output_pico = found
+            elif permit.budgeted and section.unpriced is Unpriced.REJECT:
                 raise ModelNotPriced(
                     f"This key has a budget, and the model '{model[:200]}' has no price. Give it "
                     "one in the configuration (models), or allow it (quota.unpriced: allow)."
                 )
-            priced = found or priced
         if permit.spends:
             if not demand.metered:
                 raise EndpointNotMetered(
@@ -134,7 +138,7 @@ class Metering:
             if prompt is None:
                 prompt = self._context(model)
         output = section.default_output if demand.output is None else demand.output
-        return Bound(prompt or 0, output, demand.n, demand.extra_output, *priced)
+        return Bound(prompt or 0, output, demand.n, demand.extra_output, input_pico, output_pico)
 
     def _context(self, model: str) -> int:
         for section in self._models:

@@ -126,6 +126,7 @@ class Pipeline:
         """An error is an end like any other: booked, if a call was made, before it is told."""
         trip.outcome, trip.error = outcome_of(error, trip.upstream is not None), error.code
         trip.keep(self.house.journal, trip.body)
+        self.house.metering.identify(trip)
         note_error(trip, error)
         if trip.attempts:
             await self._commit(trip)
@@ -170,7 +171,6 @@ class Pipeline:
             raise Draining("The gateway is stopping. Try again in a moment.", retry_after=1)
         said = trip.said
         trip.caller = house.keys.identify(said.authorization, said.api_key)
-        house.metering.identify(trip, trip.caller)
         if said.via is not None and is_loop(said.via, house.instance):
             raise RequestLoop(
                 "An upstream's base_url leads back to this gateway: the request went in a circle."

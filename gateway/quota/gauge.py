@@ -22,11 +22,13 @@ class Moment:
 class Gauge:
     """A limit beside the windows that measure it, and its headers, as far as they stay the same.
 
-    `meter` is the minute, or the open day; `past` what a wider window has besides that day.
+    `meter` is the minute, or the open day; `past` what a wider window has besides that day. `text`
+    are header lines in OpenAI's form: the limit, what is left of it (`%d`), when it is whole again;
+    they hold in the tick `told`.
     """
 
     __slots__ = (
-        *("_line", "_whole", "amount", "in_tokens", "limit", "meter", "past", "period"),
+        *("_whole", "amount", "in_tokens", "limit", "meter", "past", "period", "text", "told"),
         "warn_at",
     )
 
@@ -44,7 +46,7 @@ class Gauge:
             self.meter = windows.periods["day", limit.unit]
             self.past = NOTHING if limit.span == "day" else self.period
             self.warn_at = WARN_AT * limit.amount
-        self._line, self._whole = "", -1
+        self.text, self.told, self._whole = "", -1, -1
 
     @property
     def may_warn(self) -> bool:
@@ -87,15 +89,16 @@ class Gauge:
             resets = self.meter.resets_in(now.steady)
         return resets if resets > 0 else 0.0
 
-    def line(self, now: Moment) -> tuple[str, bool]:
-        """Headers in OpenAI's form: the limit, what is left of it (`%d`), when it is whole again.
-        True: they say the same for the rest of the second."""
+    def tell(self, now: Moment, tick: int) -> bool:
+        """Make `text`. False: it may be another one within the second."""
         resets = self.resets_in(now)
         whole = ceil(resets)
         if whole != self._whole or whole < 2:
             unit, self._whole = self.limit.unit, whole
-            self._line = (
+            self.text = (
                 f"x-ratelimit-limit-{unit}: {self.amount}\r\nx-ratelimit-remaining-{unit}: %d\r\n"
                 f"x-ratelimit-reset-{unit}: {reset_words(resets)}\r\n"
             )
-        return self._line, whole > 1
+        if whole > 1 and self.period is not None:
+            self.told = tick  # what is taken changes nothing of it
+        return whole > 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from gateway.config import AtLimit, CountHits
+from gateway.config import AtLimit
 from gateway.exchange import Bound, HeaderList
 from gateway.quota.account import Account, Refusal
 from gateway.quota.purse import Purse
@@ -107,22 +107,29 @@ class CountedPermit:
         """See `ports.Permit`: all limits are checked, then all are taken."""
         purse = self._purse
         purse.look()
-        quotas, capped = purse.quotas, purse.capped
+        quotas = purse.quotas
         counts = quotas.counts_hits or not reads
-        if capped or quotas.strict:
-            self._check_entry(counts=counts)
+        if quotas.strict:
+            self._refuse_entry(counts=counts)
+        for account in purse.capped:
+            if account.is_full:
+                self._refuse_entry(counts=counts)
         if counts:
-            self._count(entering=True)
+            self._counted_in = buckets = purse.buckets
+            over = False
+            for bucket in buckets:
+                bucket.fresh = fresh = bucket.fresh + 1
+                if fresh > bucket.full:
+                    over = True
+            if over:
+                for bucket in buckets:
+                    bucket.fresh -= 1
+                self._count_with_care(entering=True)
+            self.counted = True
         self._inside = True
         purse.inside += 1
-        for account in capped:
+        for account in purse.capped:
             account.parallel += 1
-
-    def _check_entry(self, *, counts: bool) -> None:
-        """What need not be looked at in most cases."""
-        purse = self._purse
-        if purse.quotas.strict or any(account.is_full for account in purse.capped):
-            self._refuse_entry(counts=counts)
 
     def _refuse_entry(self, *, counts: bool) -> None:
         found: list[Refusal] = []
@@ -141,20 +148,8 @@ class CountedPermit:
         """It counts as one more; once. RateLimited, InsufficientQuota."""
         if not self.counted:
             self._purse.look()
-            self._count(entering=False)
-
-    def _count(self, *, entering: bool) -> None:
-        self._counted_in = buckets = self._purse.buckets
-        look_closer = False
-        for bucket in buckets:
-            bucket.fresh = fresh = bucket.fresh + 1
-            if fresh > bucket.full:
-                look_closer = True
-        if look_closer:
-            for bucket in buckets:
-                bucket.fresh -= 1
-            self._count_with_care(entering=entering)
-        self.counted = True
+            self._count_with_care(entering=False)
+            self.counted, self._counted_in = True, self._purse.buckets
 
     def _count_with_care(self, *, entering: bool) -> None:
         """A limit is reached, or is to be warned of."""
@@ -186,10 +181,12 @@ class CountedPermit:
 
     def hit(self, tokens: int) -> None:
         """It was answered from the cache, which saved so many tokens."""
-        counts = self._purse.quotas.section.count_hits
-        if counts is CountHits.NONE:
+        quotas = self._purse.quotas
+        if quotas.counts_hits_plainly:
+            return
+        if not quotas.counts_hits:
             self.uncount()
-        elif counts is CountHits.ALL:
+        else:
             self.hit_tokens = tokens
             self._purse.look()
             self._hold(0, 0)
@@ -206,8 +203,7 @@ class CountedPermit:
 
     def close(self) -> None:
         """It has ended, however it did."""
-        if self._inside:
-            self.depart()
+        self.depart()
         if self.held:
             self.cancel()
 
@@ -218,7 +214,7 @@ class CountedPermit:
         purse = self._purse
         purse.look()
         quotas = purse.quotas
-        if quotas.waiting or quotas.section.at_limit is AtLimit.LAST_REQUEST:
+        if quotas.waiting or quotas.crosses:
             return False
         tokens, nano_usd = need(bound, bound.output)
         for gauge in purse.spending:

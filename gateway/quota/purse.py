@@ -91,17 +91,18 @@ class Purse:
         now, heads = quotas.moment(), []
         for account in self.accounts:
             if account.tightest is not None:
-                line, lasting = account.tightest.line(now)
                 # The first request of a second moves the end of the minute.
-                lasts = lasts and lasting and account.bucket.fresh > 0
-                heads.append((account.bucket, line))
+                lasts = (
+                    account.tightest.tell(now, quotas.tick) and account.bucket.fresh > 0 and lasts
+                )
+                heads.append((account.bucket, account.tightest.text))
         self._heads = tuple(heads)
         self._told = quotas.tick if lasts else -1
         self._stamp = -1
 
     def _tell_tokens(self) -> None:
         """What stays the same until something is taken, too."""
-        tightest, least, lasts = None, 0, True
+        quotas, tightest, least, lasts = self.quotas, None, 0, True
         for gauge in self.tokens:
             meter, past = gauge.meter, gauge.past
             left = gauge.amount - meter.used - meter.held - past.used - past.held
@@ -109,6 +110,7 @@ class Purse:
                 tightest, least = gauge, left
         self._tail = ""
         if tightest is not None:
-            line, lasts = tightest.line(self.quotas.moment())
-            self._tail = line % (least if least > 0 else 0)
-        self._stamp = self.quotas.stamp if lasts else -1
+            if tightest.told != quotas.tick:
+                lasts = tightest.tell(quotas.moment(), quotas.tick)
+            self._tail = tightest.text % (least if least > 0 else 0)
+        self._stamp = quotas.stamp if lasts else -1

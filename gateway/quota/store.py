@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from gateway.config import CountHits
+from gateway.config import AtLimit, CountHits
 from gateway.config import Quota as QuotaSection
 from gateway.exchange import Caller, CallerKind
 from gateway.ports import Clock, Permit
@@ -99,6 +99,8 @@ class Quotas:
         """Take a new `quota` section, from the next request on."""
         self.section = section
         self.counts_hits = section.count_hits is not CountHits.NONE
+        self.counts_hits_plainly = section.count_hits is CountHits.REQUESTS
+        self.crosses = section.at_limit is AtLimit.LAST_REQUEST
         self.strict = not section.hits_when_spent
         self._default: Given = section.default.by_name
         self._met.clear()

@@ -154,7 +154,7 @@ class _Text:
         self.known = True
 
     def say(self, text: str) -> None:
-        self.size += len(text) if text.isascii() else len(text.encode("utf-8", "surrogatepass"))
+        self.size += len(text) if text.isascii() else _bytes(text)
 
     def show(self, found: object) -> None:
         """As text where it is one, else as compact JSON."""
@@ -162,6 +162,11 @@ class _Text:
             self.say(found)
         elif found is not None:
             self.size += len(_json(found))
+
+
+def _bytes(text: str) -> int:
+    """In UTF-8, lone surrogates too."""
+    return len(text.encode("utf-8", "surrogatepass"))
 
 
 _Reader = Callable[[_Text, Mapping[str, Any]], None]
@@ -202,11 +207,20 @@ def _caps(found: dict[str, Any], path: str) -> tuple[tuple[str, ...], int | None
         return (), 0
     if names.isdisjoint(found):
         return (), None
-    capped = tuple([name for name in names if found.get(name) is not None])
-    # Some servers take -1 for "no cap"; a word that is no number may mean anything.
-    asked = [_whole(found[name]) for name in capped]
-    known = [one for one in asked if one is not None and one >= 0]
-    return capped, max(known) if known and len(known) == len(asked) else None
+    capped: tuple[str, ...] = ()
+    largest: int | None = 0
+    for name in names:
+        value = found.get(name)
+        if value is None:
+            continue
+        capped += (name,)
+        # Some servers take -1 for "no cap"; a word that is no number may mean anything.
+        asked = value if type(value) is int else _whole(value)
+        if asked is None or asked < 0:
+            largest = None
+        elif largest is not None and asked > largest:
+            largest = asked
+    return capped, largest if capped else None
 
 
 def _whole(found: object) -> int | None:
@@ -228,6 +242,11 @@ def _chat(text: _Text, found: Mapping[str, Any]) -> None:
     if isinstance(messages, list):
         text.pieces = len(messages)
         for message in messages:
+            if type(message) is dict and len(message) == 2:  # as most are
+                role, content = message.get("role"), message.get("content")
+                if type(role) is str and type(content) is str and role in _ROLES:
+                    text.size += len(content) if content.isascii() else _bytes(content)
+                    continue
             _message(text, message)
     else:
         text.known = False
@@ -240,11 +259,8 @@ def _message(text: _Text, message: object) -> None:
         return
     for name, value in message.items():
         if name == "content":
-            if type(value) is str:
-                text.say(value)
-            else:
-                _content(text, value)
-        elif name == "role" and type(value) is str and value in _ROLES:
+            _content(text, value)
+        elif name == "role" and isinstance(value, str) and value in _ROLES:
             continue
         elif name == "audio" and value is not None:
             text.known = False

@@ -50,7 +50,7 @@ def main() -> bool:
         permit = quotas.permit(caller, shared=False)
         permit.admit(reads=True)
         permit.hit(100)
-        permit.headers()
+        permit.lines()
         permit.close()
 
     def call() -> None:
@@ -58,7 +58,7 @@ def main() -> bool:
         permit.admit(reads=True)
         with suppress(StopIteration):
             permit.reserve(bound).send(None)
-        permit.headers()
+        permit.lines()
         permit.settle(200, 20, "up")
         permit.close()
 

@@ -128,8 +128,8 @@ class HTTPUpstream:
                 reply = self._begin(request, connection)
                 await reply.answered()
                 if reply.headed:
-                    if reply.varying:
-                        stats.told(dict(reply.varying))
+                    if reply.varies:
+                        stats.told(dict(reply.headers))
                     reply.deliver(self._done)
                     return reply
                 made = self._failed(request, reply)

@@ -26,28 +26,30 @@ LARGEST: Final = 4 * KiB  # bytes of one
 
 BODILESS = frozenset({204, 304})
 _BLANK_LINE: Final = b"\r\n\r\n"
-# What ends here; the length; what is passed on. Of a value only what every reader reads alike.
+# Headers whose values differ from answer to answer, where every reader reads them alike; the length
+# is the only one that decides how an answer is read.
 _VARYING: Final = re.compile(
-    rb"\r\n(?:(?:date|set-cookie): [\x20-\x7e]{0,1024}"
-    rb"|content-length: ([0-9]{1,15})"
-    rb"|((?:[a-z]+-)*"
-    rb"(?:age|request-?id|trace-?id|ray|processing-ms|service-time|(?:remaining|reset)(?:-[a-z]+)*))"
-    rb": ([\x21-\x7e]{0,256}))(?=\r\n)",
+    rb"(\r\n(?:content-length: (?=[0-9]{1,15}\r)"
+    rb"|(?:date|set-cookie): (?=[\x20-\x7e]{0,1024}\r)"
+    rb"|(?:[a-z]+-)*"
+    rb"(?:age|request-?id|trace-?id|ray|processing-ms|service-time|(?:remaining|reset)(?:-[a-z]+)*)"
+    rb": (?=[\x21-\x7e]{0,256}\r)))([^\r]*)(?=\r\n)",
     re.IGNORECASE,
 )
 
 
 class Head(msgspec.Struct, frozen=True):
-    """What answers with the same head have in common. `headers`: what is passed on, at `places`
-    with one answer's own values; `length`: where it was not found to vary. `outcome`: the class of
-    its status. `hops`: names of what ends here, as it says itself."""
+    """What answers with the same head have in common. `outcome`: the class of its status.
+    `headers`: what is passed on; `varying`: which of the values found to vary belong where among
+    them, with their names. `length_at`: which of them is the body's length; None: `length` is it.
+    """
 
     status: int
     outcome: str
     length: int | None
+    length_at: int | None
     headers: HeaderList
-    places: list[int]
-    hops: frozenset[str]
+    varying: list[tuple[int, int, str]]
     encoded: bool
     chunked: bool
     keep_alive: bool
@@ -55,19 +57,17 @@ class Head(msgspec.Struct, frozen=True):
 
 class Answer(msgspec.Struct):
     """One answer's head. `size`: its bytes, with its blank line; `length`: of the body, declared;
-    `headers`: what is passed on; `varying`: of it, what differs from answer to answer."""
+    `headers`: what is passed on; `varies`: some of them differ from answer to answer."""
 
     head: Head
     size: int
     length: int | None
     headers: HeaderList
-    varying: HeaderList
+    varies: bool
 
 
-# By their bytes without what varies, its names, and whether a length was among it. The oldest goes
-# first.
-Key = tuple[bytes | bool | None, ...]
-_heads: dict[Key, Head] = {}
+# By their bytes without the values that vary. The oldest goes first.
+_heads: dict[tuple[bytes, ...], Head] = {}
 
 
 def read(data: bytes) -> Answer | None:
@@ -77,32 +77,24 @@ def read(data: bytes) -> Answer | None:
     if size < 4:
         return None
     raw = data if size == len(data) else data[:size]
-    parts = _VARYING.split(raw)  # the text between, and three groups of each that was found
-    names, length, varying = parts[2::4], None, []
-    for digits, name, value in zip(parts[1::4], names, parts[3::4], strict=True):
-        if name is not None:
-            passed = passes(name)
-            if passed is not None:
-                varying.append((passed, value.decode()))
-        elif digits is not None:
-            if length is not None:
-                raise ValueError
-            length = int(digits)
-    key = (*parts[::4], *names, length is not None)
+    parts = _VARYING.split(raw)  # what is between, and of each that was found its name, its value
+    values = parts[2::3]
+    del parts[2::3]
+    key = tuple(parts)
     head = _heads.get(key)
     if head is None:
-        head = _learn(key, raw, varying)
-    if head.hops:
-        varying = [pair for pair in varying if pair[0] not in head.hops]
-    headers = head.headers
-    if varying:
+        head = _learn(key, values, raw)
+    length, headers = head.length, head.headers
+    if head.length_at is not None:
+        length = int(values[head.length_at])
+    if head.varying:
         headers = headers.copy()
-        for at, pair in zip(head.places, varying, strict=True):
-            headers[at] = pair
-    return Answer(head, size, head.length if length is None else length, headers, varying)
+        for at, place, name in head.varying:
+            headers[place] = name, values[at].decode()
+    return Answer(head, size, length, headers, bool(head.varying))
 
 
-def _learn(key: Key, raw: bytes, varying: HeaderList) -> Head:
+def _learn(key: tuple[bytes, ...], values: list[bytes], raw: bytes) -> Head:
     """Read a head, and remember it."""
     if len(raw) > HEAD_LIMIT:
         raise ValueError
@@ -113,13 +105,15 @@ def _learn(key: Key, raw: bytes, varying: HeaderList) -> Head:
     chunked = said.transfer_encoding is not None
     if chunked and reader.version == "1.0" and reader.status not in BODILESS:
         raise ValueError  # RFC 9112 section 6.1
+    names = [name[2:-2] for name in key[1::2]]
+    lengths = [at for at, name in enumerate(names) if name.lower() == b"content-length"]
     head = Head(
         reader.status,
         status_class(reader.status),
-        None if key[-1] else said.length,
+        said.length,
+        lengths[0] if lengths else None,
         said.headers,
-        _places(said, varying),
-        said.hops,
+        _places(said, names, values),
         said.encoded,
         chunked,
         reader.keep_alive,
@@ -131,15 +125,17 @@ def _learn(key: Key, raw: bytes, varying: HeaderList) -> Head:
     return head
 
 
-def _places(said: ResponseHead, varying: HeaderList) -> list[int]:
-    """Where among the headers those are that vary."""
-    places = []
-    left = [pair for pair in reversed(varying) if pair[0] not in said.hops]
-    for at, pair in enumerate(said.headers):
-        if left and left[-1] == pair:
-            places.append(at)
-            left.pop()
-    return places
+def _places(
+    said: ResponseHead, names: list[bytes], values: list[bytes]
+) -> list[tuple[int, int, str]]:
+    """Which of the headers found to vary are passed on, and where among the others."""
+    found, place = [], -1
+    for at, (raw, value) in enumerate(zip(names, values, strict=True)):
+        name = passes(raw)
+        if name is not None and name not in said.hops:
+            place = said.headers.index((name, value.decode()), place + 1)
+            found.append((at, place, name))
+    return found
 
 
 class _Reader:

@@ -43,7 +43,7 @@ class HTTPReply:
 
     status = 0
     headers: HeaderList
-    varying: HeaderList  # of them, those that differ from answer to answer
+    varies = False  # some of them differ from answer to answer
     length: int | None = None
     encoded = False
     headed = False
@@ -208,7 +208,7 @@ class HTTPReply:
     def on_head(self, answer: Answer) -> None:
         head = answer.head
         self.status, self._class, self.encoded = head.status, head.outcome, head.encoded
-        self.headers, self.varying, self.length = answer.headers, answer.varying, answer.length
+        self.headers, self.varies, self.length = answer.headers, answer.varies, answer.length
         self.headed = self._news = True
 
     def on_data(self, data: bytes) -> None:

@@ -344,8 +344,11 @@ class Reader:
             headers, lines = self._make_head(head)
             client.whole(head.status, headers, flight.pieces, head.length, lines)
             self.position = flight.visible
-            self.leave()
-            return
+        else:
+            await self._finish_slowly(flight, client)
+        self.leave()
+
+    async def _finish_slowly(self, flight: Flight, client: Client) -> None:
         if self.ready:
             self.advance()
             flight.trim()
@@ -360,18 +363,17 @@ class Reader:
         for piece in flight.ends:
             client.write(piece)
         client.finish()
-        self.leave()
 
     def leave(self) -> None:
         """Stop reading."""
         if self.left:
             return
-        self.left = True
-        self.ready = False
-        if self in self.flight.readers:
-            self.flight.readers.remove(self)
-        self.flight.leave()
-        self.flight.trim()
+        self.left, self.ready, flight = True, False, self.flight
+        if self in flight.readers:
+            flight.readers.remove(self)
+        flight.leave()
+        if flight.readers or not flight.landed:
+            flight.trim()
 
     def _client_ready(self) -> None:
         if self.left or self not in self.flight.readers:

@@ -116,7 +116,7 @@ class HTTPUpstream:
             await self._take_turn(request)
         stats.in_flight += 1
         pool = self._pool or self._open()
-        connection = pool.take()
+        connection, times, clock = pool.take(), call.times, self._clock
         try:
             while True:
                 stats.attempts += 1
@@ -125,7 +125,11 @@ class HTTPUpstream:
                     if isinstance(made, _Failure):
                         break
                     connection = made
-                reply = self._begin(request, connection)
+                times.connected = now = clock.monotonic()
+                reply = HTTPReply(self._terms, times, request.ends)
+                reply.begin(
+                    connection, request.wire, request.upload, now, bare=call.method == "HEAD"
+                )
                 await reply.answered()
                 if reply.headed:
                     if reply.varies:
@@ -137,7 +141,7 @@ class HTTPUpstream:
                     break
                 connection = None
                 stats.retries += 1
-                call.times.attempts += 1
+                times.attempts += 1
         except BaseException:
             self._done("abandoned")
             raise
@@ -217,14 +221,6 @@ class HTTPUpstream:
         self._turns.give()
         self.stats.in_flight -= 1
         self.stats.outcomes[outcome] += 1
-
-    def _begin(self, request: _Request, connection: Connection) -> HTTPReply:
-        """One attempt."""
-        times = request.call.times
-        times.connected = self._clock.monotonic()
-        reply = HTTPReply(self._terms, times, request.ends)
-        reply.begin(connection, request.wire, request.upload, bare=request.call.method == "HEAD")
-        return reply
 
     def _failed(self, request: _Request, reply: HTTPReply) -> _Failure:
         """An attempt without an answer; `stale`: to be made once more, on a new connection."""

@@ -71,12 +71,18 @@ class HTTPReply:
     # -- the call ----------------------------------------------------------------------------------
 
     def begin(
-        self, connection: Connection, request: bytes, upload: Upload | None, *, bare: bool
+        self,
+        connection: Connection,
+        request: bytes,
+        upload: Upload | None,
+        now: float,
+        *,
+        bare: bool,
     ) -> None:
         """Send the request; `upload` brings the rest of it. What comes of it: `answered`."""
         self._connection = connection
         connection.begin(self, request, whole=upload is None, bare=bare)
-        self._progress()
+        self._live_on(now)
         if upload is not None:
             sending = self._send(connection, upload)
             self._upload = asyncio.get_running_loop().create_task(sending)
@@ -108,10 +114,13 @@ class HTTPReply:
             self.go_on()
 
     def _progress(self) -> None:
+        if not self.headed:
+            self._live_on(self._terms.clock.monotonic())
+
+    def _live_on(self, now: float) -> None:
         """A sign of life of the request: the wait for the answer begins anew."""
-        if not self.headed and self._connection is not None:
-            terms, ends = self._terms, self._ends
-            due = terms.clock.monotonic() + terms.timeouts.first_byte
+        if self._connection is not None:
+            due, ends = now + self._terms.timeouts.first_byte, self._ends
             self._connection.wake(due if ends is None or due < ends else ends)
 
     # -- the port ----------------------------------------------------------------------------------

@@ -107,9 +107,10 @@ class Findings:
 
     def read(self, said: Said) -> None:
         """One event, or the whole answer."""
-        for place, choice in enumerate(said.choices or ()):
-            self._choice(place, choice)
-        if said.choices is None and isinstance(said.delta, str) and said.delta:
+        if said.choices is not None:
+            for place, choice in enumerate(said.choices):
+                self._choice(place, choice)
+        elif isinstance(said.delta, str) and said.delta:
             self.content = True
         if said.response is not None:
             self._inner(said.response)
@@ -124,10 +125,11 @@ class Findings:
     def _head(self, said: Said) -> None:
         if said.error:
             self.error = True
-        if said.model is not None and self.model is None:
-            self.model = _text(said.model)
-        if said.service_tier is not None:
-            self.tier = _text(said.service_tier) or self.tier
+        model, tier = said.model, said.service_tier
+        if model is not None and self.model is None:
+            self.model = model if model in _words else _text(model)
+        if tier is not None:
+            self.tier = tier if tier in _words else _text(tier) or self.tier
         if said.usage is not None:
             self._take(said.usage)
 
@@ -135,7 +137,7 @@ class Findings:
         index, why, reasons = choice.index, choice.finish_reason, self.reasons
         if index is None:
             index = place
-        if why is not None:
+        if why is not None and why not in _words:
             why = _text(why)
         if index in reasons:
             reasons[index] = why or reasons[index]
@@ -180,6 +182,14 @@ class Findings:
         )
 
 
+# Names of models, reasons, tiers that were judged good before. Bounded, for upstreams choose them.
+_words: set[str] = set()
+
+
 def _text(said: str) -> str | None:
     """A word for a log and a label: short, and of characters that can be written."""
-    return said if 0 < len(said) <= _LONGEST and said.isprintable() else None
+    if not 0 < len(said) <= _LONGEST or not said.isprintable():
+        return None
+    if len(_words) < 1024:
+        _words.add(said)
+    return said

@@ -36,11 +36,10 @@ def read_usage(found: object) -> Usage | None:
         return None
     if not (0 <= prompt <= _MOST and 0 <= completion <= _MOST):
         return None
-    cached = _cached(found)
     return Usage(
         prompt,
         completion,
-        cached if cached < prompt else prompt,
+        min(prompt, _cached(found)),
         _reasoning(found),
         UsageSource.UPSTREAM,
         found if _is_writable(found) else None,
@@ -50,8 +49,7 @@ def read_usage(found: object) -> Usage | None:
 def _reasoning(found: dict[str, Any]) -> int:
     """Completion tokens that were not shown, in the words of either API: the larger figure."""
     most = 0
-    for group in ("completion_tokens_details", "output_tokens_details"):
-        details = found.get(group)
+    for details in (found.get("completion_tokens_details"), found.get("output_tokens_details")):
         if type(details) is dict:
             figure = details.get("reasoning_tokens")
             if type(figure) is int and most < figure <= _MOST:
@@ -65,14 +63,12 @@ def _cached(found: dict[str, Any]) -> int:
     DeepSeek: `prompt_cache_hit_tokens` (api-docs.deepseek.com/guides/kv_cache); Moonshot:
     `cached_tokens` beside the totals (platform.kimi.ai/docs).
     """
-    for group in ("prompt_tokens_details", "input_tokens_details"):
-        details = found.get(group)
+    for details in (found.get("prompt_tokens_details"), found.get("input_tokens_details")):
         if type(details) is dict:
             figure = details.get("cached_tokens")
             if type(figure) is int and 0 <= figure <= _MOST:
                 return figure
-    for name in ("prompt_cache_hit_tokens", "cached_tokens"):
-        figure = found.get(name)
+    for figure in (found.get("prompt_cache_hit_tokens"), found.get("cached_tokens")):
         if type(figure) is int and 0 <= figure <= _MOST:
             return figure
     return 0

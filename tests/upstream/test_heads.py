@@ -95,6 +95,20 @@ def test_what_varies_is_each_answers_own() -> None:
     assert len(heads._heads) == 1
 
 
+def test_of_one_header_that_is_there_twice_each_has_its_place() -> None:
+    heads._heads.clear()
+    for first, second in (("a", "a"), ("b", "c")):
+        answer = seen(head(f"X-Request-Id: {first}", "X-A: b", f"x-request-id: {second}"))
+        assert answer.headers == [("x-request-id", first), ("x-a", "b"), ("x-request-id", second)]
+
+
+def test_what_ends_here_by_its_own_word_does_so_each_time() -> None:
+    heads._heads.clear()
+    for number in range(3):
+        answer = seen(head("Connection: x-request-id", f"x-request-id: {number}", "CF-Ray: a"))
+        assert answer.headers == [("cf-ray", "a")]
+
+
 def test_heads_that_differ_only_in_what_varies_are_not_mixed_up() -> None:
     """In each order: the one that was read first says nothing about the others."""
     lines = ("Date: d", "Content-Length: 5", "Age: 5", "x-request-id: r", "X-Request-Id: r")

@@ -110,8 +110,10 @@ class Flight:
             self.push()
             if await self._pump(reply, observer, clock):
                 return
-        self._take(observer.close())
-        self._look_for_content(observer)
+        if rest := observer.close():
+            self._take(rest)
+        if self._on_content is not None:
+            self._look_for_content(observer)
 
     async def _pump(self, reply: Reply, observer: Observer, clock: Clock) -> bool:
         """True: it has not ended, but what comes is of no use."""
@@ -345,13 +347,17 @@ class Reader:
             client.whole(head.status, headers, flight.pieces, head.length, lines)
             self.position = flight.visible
         else:
-            await self._finish_slowly(flight, client)
+            if self.behind or not client.started:
+                await self._catch_up()
+            for piece in flight.ends:
+                client.write(piece)
+            client.finish()
         self.leave()
 
-    async def _finish_slowly(self, flight: Flight, client: Client) -> None:
+    async def _catch_up(self) -> None:
         if self.ready:
             self.advance()
-            flight.trim()
+            self.flight.trim()
         if self.behind and not self.left:
             self._caught_up = Pause()
             try:
@@ -360,9 +366,6 @@ class Reader:
                 self._caught_up = None
         if self.behind:
             raise ClientGone
-        for piece in flight.ends:
-            client.write(piece)
-        client.finish()
 
     def leave(self) -> None:
         """Stop reading."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterable, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
 from operator import itemgetter
@@ -20,7 +21,15 @@ import msgspec
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage import calendar
-from gateway.usage.migrations import FIGURES, FOUND_BY, PART, migrate, refuse_newer, version_of
+from gateway.usage.migrations import (
+    FIGURES,
+    FOUND_BY,
+    PART,
+    SERIES,
+    migrate,
+    refuse_newer,
+    version_of,
+)
 from gateway.usage.rows import AGAIN, COLUMNS, HELD, OF_ANY_HIT, Row, null
 from gateway.usage.sums import prepare
 
@@ -43,7 +52,7 @@ ENVIRONMENT = frozenset(
 )
 
 SIZES = (256, 64, 16, 4, 1)  # rows in one statement: few forms of it, each compiled once
-PLACED = 4000  # places that are remembered
+KNOWN, PARTS = 4000, 100  # series that are remembered, and beginnings of ids
 ADD_UP = "INSERT INTO newest VALUES (?)"
 
 
@@ -87,11 +96,21 @@ class Form:
         return self._inserts[size]
 
 
+# A row's series is bound last.
+_KINDS = COLUMNS | {"series": "INTEGER NOT NULL"}
 RESERVATION = Form("reservations", HELD, list(HELD), {})
-ROW = Form("requests", COLUMNS, list(COLUMNS), {})
-HIT = Form("requests", COLUMNS, AGAIN, OF_ANY_HIT)
-_WHERE_ROW = itemgetter(*(list(COLUMNS).index(name) for name in ("id", *FOUND_BY)))
-_WHERE_HIT = itemgetter(*(AGAIN.index(name) for name in ("id", *FOUND_BY)))
+ROW = Form("requests", _KINDS, list(_KINDS), {})
+HIT = Form("requests", _KINDS, [*AGAIN, "series"], OF_ANY_HIT)
+
+
+def _of(bound: Sequence[str], names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
+    return itemgetter(*map(bound.index, names))
+
+
+# What a row is found and added up by.
+_NAMES = (*SERIES, *(name for name in FOUND_BY if name not in SERIES))
+_NAMED = _of(list(COLUMNS), _NAMES)
+_NAMED_HIT = _of(AGAIN, _NAMES)
 
 
 class LedgerFile:
@@ -101,7 +120,11 @@ class LedgerFile:
         self._path, self._full_sync = path, full_sync
         self._zone_name, self._zone = zone, ZoneInfo(zone)
         self._db: sqlite3.Connection | None = None
-        self._placed: set[tuple[Any, ...]] = set()  # known to be there, by part and names
+        # Known to be in the file: series of names, those with rows in a place, and reservations
+        # without a row.
+        self._series: dict[tuple[Any, ...], int] = {}
+        self._known: defaultdict[str, dict[tuple[Any, ...], int]] = defaultdict(dict)
+        self._open: set[Any] = set()
 
     @property
     def is_open(self) -> bool:
@@ -141,34 +164,73 @@ class LedgerFile:
         there already stay as they are, and add nothing."""
         hits = [row for row in rows if len(row) == len(AGAIN)]
         others = [row for row in rows if len(row) != len(AGAIN)] if len(hits) < len(rows) else []
-        found = {(place[0][:PART], *place[1:]) for place in map(_WHERE_HIT, hits)}
-        found.update((place[0][:PART], *place[1:]) for place in map(_WHERE_ROW, others))
+        settled = self._open.intersection(row[0] for row in rows) if self._open else ()
         try:
             self._execute("BEGIN IMMEDIATE")
             self._write(RESERVATION, held)
-            if fresh := self._write(ROW, others) + self._write(HIT, hits):
+            fresh = self._write(ROW, self._with_series(others, _NAMED))
+            fresh += self._write(HIT, self._with_series(hits, _NAMED_HIT))
+            if fresh:
                 self._execute(ADD_UP, (fresh,))
-            if found := found - self._placed:
-                self._place(found)
+            if settled:
+                self._settle(settled)
             self._execute("COMMIT")
         except BaseException:
+            self._forget()  # what this batch has learnt is not there
             self._roll_back()
             raise
-        if found:
-            self._placed = (self._placed if len(self._placed) < PLACED else set()) | found
+        self._open.update(row[0] for row in held)
+        self._open.difference_update(settled)
+        if len(self._known) > PARTS or len(self._series) > KNOWN:
+            self._forget()
 
-    def _place(self, found: Iterable[tuple[Any, ...]]) -> None:
-        """Where rows of these names can be found."""
-        named = [
-            (what, name, part)
-            for part, *names in found
-            for what, name in zip(FOUND_BY, names, strict=True)
-            if isinstance(name, str)  # else it has none
-        ]
+    def _with_series(
+        self, rows: Sequence[Row], names: Callable[[Row], tuple[Any, ...]]
+    ) -> list[Row]:
+        """Rows as they are bound; where they can be found is written down."""
+        made, part, known = [], "", self._known[""]
+        for row, named in zip(rows, map(names, rows), strict=True):
+            if (begins := str(row[0])[:PART]) != part:
+                part, known = begins, self._known[begins]
+            made.append((*row, known.get(named) or self._learn(part, named)))
+        return made
+
+    def _learn(self, part: str, named: tuple[Any, ...]) -> int:
+        """The number of these names' series; from now on rows of them are found in this place."""
+        given = dict(zip(_NAMES, named, strict=True))
+        places = [(w, given[w], part) for w in FOUND_BY if isinstance(given[w], str)]
         self._execute(
             "INSERT INTO places SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) "
             "WHERE true ON CONFLICT DO NOTHING",
-            (msgspec.json.encode(named).decode(),),
+            (msgspec.json.encode(places).decode(),),
+        )
+        series = self._series.get(named) or self._number(given)
+        self._series[named] = self._known[part][named] = series
+        return series
+
+    def _number(self, given: Mapping[str, Any]) -> int:
+        """The series of these names. A request that no upstream was chosen for counts under no
+        model: its name is anybody's guess, and sums are kept for ever."""
+        nowhere = not isinstance(given["upstream"], str)
+        values = ["" if nowhere and name == "model" else given[name] or "" for name in SERIES]
+        self._execute(
+            f"INSERT INTO series ({', '.join(SERIES)}) VALUES ({', '.join('?' * len(SERIES))}) "
+            "ON CONFLICT DO NOTHING",
+            values,
+        )
+        found = f"SELECT id FROM series WHERE {' AND '.join(f'{name} = ?' for name in SERIES)}"
+        return int(self._execute(found, values).fetchone()[0])
+
+    def _forget(self) -> None:
+        """What was learnt of the file."""
+        self._known.clear()
+        self._series.clear()
+
+    def _settle(self, ids: Iterable[str]) -> None:
+        """Their rows are there."""
+        self._execute(
+            "DELETE FROM reservations WHERE id IN (SELECT value FROM json_each(?))",
+            (msgspec.json.encode(list(ids)).decode(),),
         )
 
     def _write(self, form: Form, rows: Sequence[Row]) -> int:
@@ -186,7 +248,9 @@ class LedgerFile:
         found = self._execute(
             f"SELECT {', '.join(HELD)} FROM reservations WHERE boot != ?", (boot,)
         )
-        return [reservation(values) for values in found.fetchall()]
+        left = [reservation(values) for values in found.fetchall()]
+        self._open.update(one.id for one in left)
+        return left
 
     # -- what is too old ---------------------------------------------------------------------------
 

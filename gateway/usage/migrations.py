@@ -112,6 +112,11 @@ def m004_places(connection: sqlite3.Connection) -> None:
         connection.execute(f"DROP INDEX requests_by_{what}")
 
 
+def m005_series(connection: sqlite3.Connection) -> None:
+    """A row knows its series: a batch is added up by two numbers, not by seven names."""
+    connection.execute("ALTER TABLE requests ADD COLUMN series INTEGER")
+
+
 _QUOTA_COLUMNS = ("counted", "counted_tokens", "clamped", "bound_exceeded")
 _QUOTA_FIGURES = ("counted", "counted_tokens")
 _ALL_TOKENS = "counted_tokens = prompt_tokens + completion_tokens"
@@ -176,6 +181,7 @@ MIGRATIONS: tuple[Migration, ...] = (
     m002_quotas,
     m003_batches,
     m004_places,
+    m005_series,
 )
 
 

@@ -79,7 +79,7 @@ async def test_the_books_of_four_requests(tmp_path):
         call(4, status=403, upstream=None, model="zzz", attempts=0, tokens=(0, 0)),
     )
     [first] = read(tmp_path, "SELECT * FROM requests WHERE seq = 1")
-    assert dict(zip(["seq", *COLUMNS], first, strict=True)) == {
+    assert dict(zip(["seq", *COLUMNS, "series"], first, strict=True)) == {
         "seq": 1,
         "id": "01KMT51FG00000000000000001",
         "at": 1_774_699_200_000,
@@ -125,6 +125,7 @@ async def test_the_books_of_four_requests(tmp_path):
         "counted_tokens": 30,
         "clamped": 256,
         "bound_exceeded": 1,
+        "series": 1,
     }
     assert read(tmp_path, "SELECT seq, cost_nano, saved_tokens, saved_cost_nano FROM requests") == [
         (1, 1000, 0, 0),
@@ -211,7 +212,7 @@ async def test_a_batch_is_few_statements_and_its_sums_are_one(tmp_path, monkeypa
     file.open(NOON)
     monkeypatch.setattr(ledger_file.LedgerFile, "_execute", noted)
     rows = [row_of(call(n)) for n in range(2000)]
-    for given, most in ((rows[:1], 5), (rows[1:100], 3 + 1 + 2 + 0 + 3), (rows, 3 + 7 + 3 + 1)):
+    for given, most in ((rows[:1], 7), (rows[1:100], 3 + 1 + 2 + 0 + 3), (rows, 3 + 7 + 3 + 1)):
         statements.clear()
         file.insert(given, [])
         assert len(statements) <= most

@@ -173,6 +173,6 @@ def test_columns_stand_in_the_order_in_which_they_are_written(base, tmp_path):
     def named(table):
         return [row[1] for row in base.execute(f"PRAGMA table_info({table})")]
 
-    assert named("requests") == ["seq", *COLUMNS]
+    assert named("requests") == ["seq", *COLUMNS, "series"]
     assert named("quarters") == ["quarter", "series", *FIGURES]
     assert named("days") == ["first", "series", *FIGURES]

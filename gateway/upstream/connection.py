@@ -15,6 +15,7 @@ from typing import Protocol, cast
 
 import httptools
 
+from gateway.bursts import Flusher
 from gateway.ports import Clock
 from gateway.upstream.faults import Break
 from gateway.upstream.heads import BODILESS, HEAD_LIMIT, Answer, KiB, Start, read
@@ -42,6 +43,9 @@ class Receiver(Protocol):
 class Home(Protocol):
     """Where a connection comes from and rests between two calls."""
 
+    @property
+    def flusher(self) -> Flusher: ...
+
     def rested(self, connection: Connection) -> None: ...
     def lost(self, connection: Connection) -> None: ...
 
@@ -63,6 +67,7 @@ class Connection(asyncio.Protocol):
         self._blocked = False  # the transport's buffer is full
         self._paused = False  # reading is
         self._sent = True  # the request was handed over whole
+        self._held = b""  # of it, until the end of the loop's turn
         self._bare = False  # HEAD: the answer has no body
         # The answer.
         self._start: Start | None = None  # of a head that is not all there
@@ -88,12 +93,25 @@ class Connection(asyncio.Protocol):
         self._headed = False
         self._sent = whole
         self._bare = bare
-        self._transport.write(request)
+        flusher = self._home.flusher
+        if flusher.latest is self:
+            self._transport.write(request)
+        else:
+            flusher.latest = self
+            flusher.add(self)
+            self._held = request
+
+    def flush(self) -> None:
+        """Send what is held back."""
+        held, self._held = self._held, b""
+        if held and self._transport is not None and not self._transport.is_closing():
+            self._transport.write(held)
 
     async def write(self, data: bytes | memoryview, *, last: bool = False) -> None:
         """More of the request; returns when there is room for more. ConnectionError."""
         if self._transport is None or self._transport.is_closing():
             raise ConnectionResetError
+        self.flush()
         self._transport.write(data)
         self._sent = last
         if self._blocked:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
+from gateway.bursts import Flusher
 from gateway.ports import Clock
 from gateway.upstream.connection import Connection
 from gateway.upstream.dial import Dialer
@@ -21,6 +22,7 @@ class Pool:
     ) -> None:
         """`keepalive`: seconds after which an idle connection is closed."""
         self.loop = loop
+        self.flusher = Flusher(loop)
         self._clock = clock
         self._dialer = dialer
         self._keepalive = keepalive

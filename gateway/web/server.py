@@ -19,6 +19,7 @@ from collections.abc import Callable, Coroutine
 from email.utils import formatdate
 from typing import Any, Final
 
+from gateway.bursts import Flusher
 from gateway.config import Server
 from gateway.errors import GatewayError, InternalError, Overloaded
 from gateway.exchange import HeaderList
@@ -28,7 +29,6 @@ from gateway.web.answer import Answer
 from gateway.web.body import Budget
 from gateway.web.connection import Connection
 from gateway.web.parser import Request
-from gateway.web.writer import Flusher
 
 log = logging.getLogger("gateway.web")
 

@@ -9,35 +9,11 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
+from gateway.bursts import Flusher
+
 HIGH_WATER: Final = 64 * 1024  # bytes in the transport's buffer; past it `paused` is set
 JOIN_LIMIT: Final = 64 * 1024  # bytes; more than that does not wait for the end of a turn
 _RESET: Final = struct.pack("ii", 1, 0)
-
-
-class Flusher:
-    """Sends at the end of a turn of the loop what was pushed in it: one callback for all writers.
-
-    To send wakes a client that sleeps, which costs more than all else of sending; in a burst, most
-    are awake already (on one machine: half of the kernel's share of a small answer).
-    """
-
-    __slots__ = ("_loop", "due", "latest")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.due: list[Writer] = []
-        self.latest: Writer | None = None  # who has sent the end of an answer
-        self._loop = loop
-
-    def add(self, writer: Writer) -> None:
-        """Flush `writer` soon."""
-        if not self.due:
-            self._loop.call_soon(self._flush)
-        self.due.append(writer)
-
-    def _flush(self) -> None:
-        due, self.due = self.due, []
-        for writer in due:
-            writer.flush()
 
 
 class Writer:

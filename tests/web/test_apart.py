@@ -6,10 +6,11 @@ import asyncio
 
 import pytest
 
+from gateway.bursts import Flusher
 from gateway.ports import ClientGone
 from gateway.web import connection
 from gateway.web.server import Answer, Request
-from gateway.web.writer import Flusher, Writer
+from gateway.web.writer import Writer
 from tests.web.conftest import Plane, Raw, Serve, settle
 
 HEAD = b"POST /v1/x HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n"

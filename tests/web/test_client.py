@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 
+from gateway.bursts import Flusher
 from gateway.errors import GatewayError
 from gateway.ports import ClientGone
 from gateway.web.server import Answer, Request
-from gateway.web.writer import Flusher, Writer
+from gateway.web.writer import Writer
 from tests.web.conftest import Raw, Serve, settle
 from tests.web.test_edge import CHUNKED, GET, post
 

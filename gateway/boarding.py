@@ -15,7 +15,7 @@ from gateway.cache import rules
 from gateway.cache.rules import Landing
 from gateway.calls import Calls
 from gateway.config import Cache as CacheSection
-from gateway.entry import Entry, Recording, Ticket
+from gateway.entry import Entry, Recording
 from gateway.exchange import NO_USAGE, Exchange, Mold
 from gateway.flight import Flight
 from gateway.forms import REPLAYED, Forms, Replay, beside, is_own, recorded
@@ -191,7 +191,11 @@ class Boarding:
         try:
             recording = self._recording(trip, plan, flight)
             if recording is not None:
-                await self._store(plan, plan.key, recording, trip.ticket)
+                new = _entry(plan, recording)
+                old = self.cache.find(plan.key)
+                if old is not None or not plan.wish.reads:
+                    new = await self._beside(plan, plan.key, old, new)
+                self.cache.store(plan.key, new, trip.ticket)
         except Exception:
             log.exception("request %s: its answer could not be kept", trip.ask.id)
 
@@ -230,21 +234,22 @@ class Boarding:
             self._clock.monotonic() - trip.ask.started,
         )
 
-    async def _store(self, plan: Plan, key: bytes, recording: Recording, ticket: Ticket) -> None:
+    async def _beside(self, plan: Plan, key: bytes, old: Entry | None, new: Entry) -> Entry:
         """The later landing wins, for its own form; the other one stays where it is needed."""
-        cache, streamed = self.cache, plan.request.stream
-        stream, json = (recording, None) if streamed else (None, recording)
-        new = Entry(plan.scope, plan.request.model, plan.upstream.name, stream, json)
-        old = cache.find(key)
-        if old is None and not plan.wish.reads:  # nobody has looked on the disk for this request
-            old = await cache.fetch(key)
-        if old is not None:
-            other = old.json if streamed else old.stream
-            converts = other is not None and await self._forms.converts(
-                recording, from_stream=streamed
-            )
-            new = rules.landed(old, new, converts=converts)
-        cache.store(key, new, ticket)
+        if old is None:  # nobody has looked on the disk for this request
+            old = await self.cache.fetch(key)
+        if old is None:
+            return new
+        streamed = plan.request.stream
+        converts = (old.json if streamed else old.stream) is not None and (
+            await self._forms.converts(new.recordings[0], from_stream=streamed)
+        )
+        return rules.landed(old, new, converts=converts)
+
+
+def _entry(plan: Plan, recording: Recording) -> Entry:
+    stream, json = (recording, None) if plan.request.stream else (None, recording)
+    return Entry(plan.scope, plan.request.model, plan.upstream.name, stream, json)
 
 
 def _break_off(flight: Flight) -> None:

@@ -159,11 +159,12 @@ def weight(entry: Entry) -> int:
     return measured(entry)[0]
 
 
-def measured(entry: Entry) -> tuple[int, int, float]:
-    """An entry's weight, its size and what it is stale from, in one go."""
-    total, size, stale = _OF_AN_ENTRY, 0, inf
+def measured(entry: Entry) -> tuple[int, int, float, float]:
+    """An entry's weight, its size, when it landed and what it is stale from, in one go."""
+    total, size, landed, stale = _OF_AN_ENTRY, 0, 0.0, inf
     for found in entry.recordings:
-        length, end = len(found.body), found.created + found.ttl
+        created = found.created
+        length, end = len(found.body), created + found.ttl
         size += length
         total += length + _OF_A_RECORDING
         if found.usage.details:
@@ -172,8 +173,8 @@ def measured(entry: Entry) -> tuple[int, int, float]:
             total += _OF_AN_IMAGE
         for name, value in found.headers:
             total += _OF_A_HEADER + len(name) + len(value)
-        stale = min(stale, end)
-    return total, size, stale
+        stale, landed = min(stale, end), max(landed, created)
+    return total, size, landed, stale
 
 
 # Forgetting --------------------------------------------------------------------------------------

@@ -188,6 +188,8 @@ def _sliced(body: Bytes) -> list[Bytes]:
 def recorded(flight: Flight) -> tuple[bytes, tuple[int, int] | None]:
     """All bytes of a flight, and where in them the usage event is."""
     pieces, ends = flight.recorded()
+    if flight.form is not Form.STREAM:
+        return b"".join(pieces + ends), None
     span, kinds = None, list(map(type, pieces))
     if UsageEvent in kinds:
         last = len(kinds) - 1 - kinds[::-1].index(UsageEvent)

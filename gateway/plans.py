@@ -82,28 +82,22 @@ class Plan(Struct, weakref=True):
 
 class Terms(Struct, frozen=True, gc=False):
     """What the plans for one model, caller and head have in common, whatever their bodies: `like`
-    is such a plan, without a body. `begun`: of their identities."""
+    is such a plan, but for its body, `passing` one that passes by the cache. `begun`: of their
+    identities."""
 
     like: Plan
+    passing: Plan
     begun: bytes
 
 
 def _planned(known: Known, terms: Terms) -> Plan:
     """The plan for a body."""
-    like, request = terms.like, known.request
+    like, digest = terms.like, known.digest
     bypass = rules.bypass_reason(known.traits, like.wish, like.policy)
-    if bypass is not None or known.digest is None:
-        return replace(like, request=request, bypass=bypass)
-    key, wish = rules.identified(terms.begun, known.digest), like.wish
-    return replace(
-        like,
-        request=request,
-        key=key,
-        shown=key[:8].hex(),
-        state=CacheState.MISS,
-        reads=wish.reads,
-        keeps=wish.keeps,
-    )
+    if bypass is not None or digest is None:
+        return replace(terms.passing, request=known.request, bypass=bypass)
+    key = rules.identified(terms.begun, digest)
+    return replace(like, request=known.request, key=key, shown=key[:8].hex())
 
 
 class Plans:
@@ -149,11 +143,10 @@ class Plans:
         """The plan of a body that is new, where another one of that model, caller and head had one,
         and nothing that it depends on has changed since."""
         terms = self._terms.get((known.request.model, asks, id(caller)))
-        if (
-            terms is None
-            or terms.like.caller is not caller
-            or terms.like.upstreams is not upstreams
-        ):
+        if terms is None:
+            return None
+        like = terms.like
+        if like.caller is not caller or like.upstreams is not upstreams:
             return None
         plan = known.plan = _planned(known, terms)
         return plan
@@ -182,9 +175,10 @@ class Plans:
         place = (scope, ask.path, asks.query, upstream.name, upstream.base_url, named)
         like = Plan(
             NO_REQUEST, wish, policy, scope, None, None, upstream, served, caller, asks, upstreams,
-            None, CacheState.BYPASS, reads=False, keeps=False, logged=logged,
+            None, CacheState.MISS, reads=wish.reads, keeps=wish.keeps, logged=logged,
         )  # fmt: skip
-        terms = Terms(like, rules.begin_identity(place, asks.semantic))
+        passing = replace(like, state=CacheState.BYPASS, reads=False, keeps=False)
+        terms = Terms(like, passing, rules.begin_identity(place, asks.semantic))
         plan = _planned(known, terms)
         if asks.size <= PLANNED_LARGEST:
             known.plan = plan

@@ -79,9 +79,10 @@ class Disk:
     def lacks(self, key: bytes) -> bool:
         """Nothing is there, for certain; then it is counted as a miss."""
         writer = self._writer
-        lacks = writer.state != "open" or writer.presence.lacks(key)
-        self._misses += lacks
-        return lacks
+        if writer.state == "open" and not writer.presence.lacks(key):
+            return False
+        self._misses += 1
+        return True
 
     async def get(self, key: bytes, deadline: float) -> Entry | None:
         """What is there, within `deadline` seconds; at once, where it is known that nothing is.

@@ -47,7 +47,7 @@ class Memory:
 
     def put(self, key: bytes, entry: Entry) -> None:
         """In the place of what was there; one above the limit takes no place."""
-        size, _, stale = measured(entry)
+        size, _, _, stale = measured(entry)
         self.take(key, (entry, stale, size))
 
     def take(self, key: bytes, item: Item) -> None:

@@ -39,12 +39,16 @@ class Bloom:
         self.full = size // 8 if size < MOST else 2**63  # keys; more make it vague
 
     def __contains__(self, key: bytes) -> bool:
+        return not self.lacks(key)
+
+    def lacks(self, key: bytes) -> bool:
+        """It is certainly not one of them."""
         bits, mask = self._bits, self._mask
         for number in _places(key):  # a digest's bytes are as good as hashes of it
             place = number & mask
             if not bits[place >> 3] >> (place & 7) & 1:
-                return False
-        return True
+                return True
+        return False
 
     def add(self, prefixes: bytes) -> None:
         """Keys, by their first PREFIX bytes, joined."""
@@ -71,7 +75,7 @@ class Presence:
     def lacks(self, key: bytes) -> bool:
         """It is certainly not on disk. False also until the first filter is built."""
         used = self._used
-        return used is not None and key not in used
+        return used is not None and used.lacks(key)
 
     def begin(self, entries: int) -> None:
         """Another table, with about so many rows: nothing is known until `step` has built it."""

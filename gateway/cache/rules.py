@@ -228,35 +228,29 @@ class Landing(Struct, frozen=True, gc=False):
 
 def may_keep(landing: Landing, wish: Wish, policy: Policy) -> str | None:
     """Why an answer is not kept, one of REFUSALS; None: it is (requirement D1)."""
-    if not wish.keeps:
-        return "no_store"
-    if landing.status != 200:
-        return "status"
-    if landing.encoded:
-        return "encoded"
-    media = landing.content_type.partition(";")[0].strip().lower()
-    if media != ("text/event-stream" if landing.streamed else "application/json"):
-        return "content_type"
-    if landing.size > policy.max_entry or landing.summary.missing == TOO_LARGE:
-        return "too_large"
-    return _why_not(landing, landing.summary, policy)
+    summary, kind = landing.summary, landing.content_type
+    expected = "text/event-stream" if landing.streamed else "application/json"
+    reasons, missing = summary.finish_reasons, summary.missing
+    return (
+        "no_store" if not wish.keeps
+        else "status" if landing.status != 200
+        else "encoded" if landing.encoded
+        else "content_type" if kind != expected and _media(kind) != expected
+        else "too_large" if landing.size > policy.max_entry or missing == TOO_LARGE
+        else "error" if summary.error
+        else "not_json" if missing == NOT_JSON or summary.observer_errors
+        else "incomplete" if not summary.complete
+        else "no_choices" if not reasons
+        # A stream's end says nothing of a choice that never came; JSON shows all that it has.
+        else "incomplete" if landing.streamed and len(reasons) < landing.choices
+        else "clamped" if landing.clamped and "length" in reasons
+        else "finish_reason" if not policy.finish_reasons.issuperset(reasons)
+        else None
+    )  # fmt: skip
 
 
-def _why_not(landing: Landing, summary: Summary, policy: Policy) -> str | None:
-    """The same, by what was said in the answer."""
-    reasons = summary.finish_reasons
-    if summary.error:
-        return "error"
-    if summary.missing == NOT_JSON or summary.observer_errors:
-        return "not_json"
-    # A stream's end says nothing of a choice that never came; a JSON answer shows all it has.
-    if not summary.complete or (landing.streamed and 0 < len(reasons) < landing.choices):
-        return "incomplete"
-    if not reasons:
-        return "no_choices"
-    if landing.clamped and "length" in reasons:
-        return "clamped"
-    return None if policy.finish_reasons.issuperset(reasons) else "finish_reason"
+def _media(content_type: str) -> str:
+    return content_type.partition(";")[0].strip().lower()
 
 
 def landed(old: Entry | None, new: Entry, *, converts: bool) -> Entry:

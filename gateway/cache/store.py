@@ -169,12 +169,14 @@ class TwoTier:
 
     def store(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
         """Into memory at once, to the disk soon; False where it is not kept."""
-        kept = entry.at(self._clock.now())
-        if kept is None:
-            self._refused += 1
-            return False
-        weight, size, stale = measured(kept)
-        if size > self._max_entry or self._purges.forbid(key, kept, ticket):
+        kept: Entry | None = entry
+        now = self._clock.now()
+        weight, size, landed, stale = measured(entry)
+        if not landed <= now < stale:  # not all of it is fresh, or its clock was another
+            kept = entry.at(now)
+            if kept is not None:
+                weight, size, _, stale = measured(kept)
+        if kept is None or size > self._max_entry or self._purges.forbid(key, kept, ticket):
             self._refused += 1
             return False
         self._memory.take(key, (kept, stale, weight))

@@ -39,7 +39,9 @@ def read_document(body: bytes, decisive: Collection[str] = ()) -> Document:
     read = _at_once(body)
     if read is not None:
         found, ordered = read
-        _refuse_twins(found, decisive)
+        names = "".join(found)
+        if not (names.isascii() and names.islower()):
+            _refuse_twins(found, decisive)
         return Document(body, found, None, ordered)
     text, mark = _text(body)
     found, odd = _carefully(text, decisive)
@@ -193,9 +195,6 @@ def _read_leniently(text: str, decisive: Collection[str]) -> object:
 
 def _refuse_twins(found: dict[str, Any], decisive: Collection[str]) -> None:
     """A name that equals one read here but for case: some readers (Go's) take it for the same."""
-    names = "".join(found)
-    if names.isascii() and names.islower():
-        return
     for name in found:
         folded = name.casefold()
         if folded != name and folded in decisive:

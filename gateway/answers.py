@@ -16,7 +16,7 @@ from gateway.errors import GatewayError, NotCached
 from gateway.exchange import CacheState, HeaderList
 from gateway.flight import Head
 from gateway.forms import OURS, Image
-from gateway.ports import Client, ClientGone
+from gateway.ports import AT_ONCE, Client, ClientGone
 from gateway.trip import Trip
 from gateway.wire.fields import lines_of
 from gateway.wire.observe import Form
@@ -26,7 +26,6 @@ CLAMPED = "x-gateway-clamped"
 OUR_LINES = lines_of(OURS)
 # What an upstream says under these names is not passed on.
 TAKEN = frozenset({*dict(OURS), "x-gateway-request-id", "x-gateway-cache"})
-AT_ONCE = 64 * 1024  # bytes: what a transport takes before it is full, whoever reads
 
 
 class Render(Protocol):

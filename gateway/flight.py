@@ -20,13 +20,12 @@ from msgspec import Struct
 from gateway.errors import GatewayError, InternalError
 from gateway.exchange import HeaderList
 from gateway.leash import Leash, Pause
-from gateway.ports import Client, ClientGone, Clock, Reply
+from gateway.ports import AT_ONCE, Client, ClientGone, Clock, Reply
 from gateway.wire.observe import EndEvent, Form, Observer, Piece, UsageEvent
 
 WINDOW = 1024 * 1024  # bytes between the upstream and the slowest reader of what is not recorded
 END_CAP = 64 * 1024  # bytes of the end, and of what an upstream sends after it
 HOLD = 256 * 1024  # a JSON answer below this is sent whole, with its length
-AT_ONCE = 64 * 1024  # bytes: what a transport takes before it is full, whoever reads
 
 
 class Head(Struct):
@@ -93,8 +92,7 @@ class Flight:
         """Pump the reply until it has ended. What came before an UpstreamError or UpstreamTimeout
         has been pushed, an unfinished event dropped. `on_content` is called once, after the first
         content has been pushed."""
-        self.observer, self.form = observer, observer.form
-        self._on_content = on_content
+        self.observer, self.form, self._on_content = observer, observer.form, on_content
         # Of a stream, events may be left out for a reader: its length is not known.
         length = None if self.form is Form.STREAM else reply.length
         self.head = Head(reply.status, reply.headers, length)
@@ -106,34 +104,35 @@ class Flight:
             self._take(observer.feed(data))
             if not self._holding:
                 self._show(data)
-        else:
-            self.push()
-            if await self._pump(reply, observer, clock):
-                return
+        elif await self._pump(reply, observer, clock):
+            return
         if rest := observer.close():
             self._take(rest)
-        if self._on_content is not None:
-            self._look_for_content(observer)
+        self._look_for_content(observer)
 
     async def _pump(self, reply: Reply, observer: Observer, clock: Clock) -> bool:
         """True: it has not ended, but what comes is of no use."""
         leash, busy, more = self.leash, 0.0, True
+        self.push()
 
         def take(data: bytes) -> bool:  # called from the socket's own callback, mostly
             nonlocal busy
             began = clock.monotonic()
             leash.check()
-            self._take(observer.feed(data))
-            self._show(data)
-            if self._on_content is not None:
-                self._look_for_content(observer)
+            pieces = observer.feed(data)
+            if len(pieces) != 1 or not self._pass_straight(pieces[0]):
+                self._take(pieces)
+                self._show(data)
+            self._look_for_content(observer)
             busy += clock.monotonic() - began
             return self._after_end <= END_CAP and (self.cap > 0 or self.held <= WINDOW)
 
         while more and self._after_end <= END_CAP:
             leash.check()
-            if not self.cap and self.held > WINDOW:
-                await self._wait_for_room()
+            if not self.cap and self.held > WINDOW:  # all are behind, nothing may be forgotten yet
+                self._room = Pause()
+                await self._room
+                self._room = None
             before, busy = clock.monotonic(), 0.0
             try:
                 more = await reply.pour(take)
@@ -146,18 +145,9 @@ class Flight:
         return more
 
     def _look_for_content(self, observer: Observer) -> None:
-        heard = self._on_content
-        if heard is not None and observer.saw_content:
+        if self._on_content is not None and observer.saw_content:
+            self._on_content()
             self._on_content = None
-            heard()
-
-    async def _wait_for_room(self) -> None:
-        """Every reader is behind, and nothing may be forgotten yet."""
-        self._room = Pause()
-        try:
-            await self._room
-        finally:
-            self._room = None
 
     def _take(self, pieces: list[Piece]) -> None:
         for piece in pieces:
@@ -171,6 +161,20 @@ class Flight:
             self.stop_recording()
         elif self.on_growth is not None:
             self.on_growth(self)
+
+    def _pass_straight(self, piece: Piece) -> bool:
+        """To the one reader, who has all that went before, where nothing is recorded: most of what
+        comes live. False: it is not so."""
+        readers = self.readers
+        if self.cap or self.pieces or len(readers) != 1 or type(piece) is not bytes:
+            return False
+        reader = readers[0]
+        if self.form is Form.JSON or not (reader.ready and reader.client.started):
+            return False
+        self.first += 1
+        self.visible = reader.position = self.first
+        reader.ready = reader.client.write(piece)
+        return True
 
     def _show(self, data: bytes = b"") -> None:
         """Let readers have what is there, but for the last piece of JSON: the answer's end is held

@@ -20,7 +20,6 @@ from typing import Any
 from msgspec.json import encode
 
 from gateway.answers import (
-    AT_ONCE,
     head_of,
     note_error,
     send_error,
@@ -49,7 +48,7 @@ from gateway.house import House
 from gateway.keys.rules import may_use
 from gateway.leash import Leash, runner
 from gateway.plans import Known, Plan
-from gateway.ports import Ask, Call, Client, ClientGone, Upstream
+from gateway.ports import AT_ONCE, Ask, Call, Client, ClientGone, Upstream
 from gateway.trip import Trip, outcome_of, verdict
 from gateway.upstream.headers import is_loop
 from gateway.upstream.rules import choose

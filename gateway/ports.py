@@ -60,6 +60,9 @@ class Body(Protocol):
         """The body as it arrives, with back-pressure; the same errors."""
 
 
+AT_ONCE = 64 * 1024  # bytes: what a transport takes before it is full, whoever reads
+
+
 class Client(Protocol):
     """The waiting end of one request. Sync writes; who gets False stops until `on_ready` is called.
 

@@ -329,7 +329,9 @@ class Chunks:
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             intact = False
         ended = self._whole is not None
-        body = b"".join(pieces if self._whole is None else pieces[: self._whole])
+        if ended:
+            del pieces[self._whole :]
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         return body, ended, intact
 

@@ -137,6 +137,12 @@ class StreamObserver:
         """What may go out together is one piece, and one write."""
         pieces: list[Piece] = []
         splitter = self._splitter
+        usual = self._findings.content and splitter.idle and are_plain(data) and not self._done
+        if usual and first_that_matters(data, 0) == len(data):  # most of what comes live
+            self._pass_by(data)
+            if self._waiting > UNCOUNTED:
+                self._count_said()
+            return [data]
         if not (self._done or splitter.idle):
             end = data.find(b"\n\n") + 2
             first, data = (data, b"") if end < 2 else (data[:end], data[end:])
@@ -160,11 +166,15 @@ class StreamObserver:
             self._count_said()
         return pieces
 
+    def _pass_by(self, block: bytes) -> None:
+        """Whole events, each an object on one line."""
+        self._events += block.count(b"\n") // 2
+        self._count_later(block)
+
     def _read_block(self, block: bytes, pieces: list[Piece]) -> None:
         """Whole events, each an object on one line. Those are read that may matter."""
         findings, size, at, start = self._findings, len(block), 0, 0
-        self._events += block.count(b"\n") // 2
-        self._count_later(block)
+        self._pass_by(block)
         while at < size:
             if findings.content:
                 at = first_that_matters(block, at)

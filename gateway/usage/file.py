@@ -9,11 +9,12 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -30,7 +31,17 @@ from gateway.usage.migrations import (
     refuse_newer,
     version_of,
 )
-from gateway.usage.rows import AGAIN, COLUMNS, HELD, OF_ANY_HIT, Row, null
+from gateway.usage.rows import (
+    AGAIN,
+    CALL,
+    COLUMNS,
+    HELD,
+    OF_ANY_CALL,
+    OF_ANY_HIT,
+    SURE,
+    Row,
+    null,
+)
 from gateway.usage.sums import prepare
 
 BUSY = 250  # milliseconds that SQLite waits for a lock, before it is tried again
@@ -66,17 +77,27 @@ EMPTY_PLACES = (
 )
 
 
+# What a row is found and added up by.
+_NAMES = (*SERIES, *(name for name in FOUND_BY if name not in SERIES))
+
+
 class Form:
-    """Rows that are bound alike: `bound` are their columns, in order, `fixed` the others' SQL."""
+    """Rows that are bound alike: `bound` are their columns, in order, `fixed` the others' SQL; of
+    what is bound, `sure` is never NULL."""
 
     def __init__(
-        self, table: str, kinds: Mapping[str, str], bound: Sequence[str], fixed: Mapping[str, str]
+        self,
+        table: str,
+        kinds: Mapping[str, str],
+        bound: Sequence[str],
+        fixed: Mapping[str, str] = MappingProxyType({}),
+        sure: Collection[str] = (),
     ) -> None:
         places = {name: f"column{place}" for place, name in enumerate(bound, 1)}
         values = []
         for name, kind in kinds.items():
             value = places[name] if name in places else places.get(fixed[name], fixed[name])
-            nullable = name in places and "NOT NULL" not in kind
+            nullable = name in places and name not in sure and "NOT NULL" not in kind
             values.append(f"nullif({value}, {null(kind)!r})" if nullable else value)
         # A reservation that has been settled does not come back.
         settled = "NOT EXISTS (SELECT 1 FROM requests WHERE id = column1)"
@@ -88,6 +109,8 @@ class Form:
         self._after = (
             f") WHERE {settled if table == 'reservations' else 'true'} ON CONFLICT (id) DO NOTHING"
         )
+        self.names = [name for name in _NAMES if name in places]
+        self.named: Callable[[Row], tuple[Any, ...]] = itemgetter(*map(bound.index, self.names))
 
     def insert(self, size: int) -> str:
         """So many at once; what is there already stays."""
@@ -98,19 +121,12 @@ class Form:
 
 # A row's series is bound last.
 _KINDS = COLUMNS | {"series": "INTEGER NOT NULL"}
-RESERVATION = Form("reservations", HELD, list(HELD), {})
-ROW = Form("requests", _KINDS, list(_KINDS), {})
-HIT = Form("requests", _KINDS, [*AGAIN, "series"], OF_ANY_HIT)
-
-
-def _of(bound: Sequence[str], names: Sequence[str]) -> Callable[[Row], tuple[Any, ...]]:
-    return itemgetter(*map(bound.index, names))
-
-
-# What a row is found and added up by.
-_NAMES = (*SERIES, *(name for name in FOUND_BY if name not in SERIES))
-_NAMED = _of(list(COLUMNS), _NAMES)
-_NAMED_HIT = _of(AGAIN, _NAMES)
+RESERVATION = Form("reservations", HELD, list(HELD))
+FORMS = {  # by the length of their rows
+    len(COLUMNS): Form("requests", _KINDS, list(_KINDS)),
+    len(CALL): Form("requests", _KINDS, [*CALL, "series"], OF_ANY_CALL, SURE),
+    len(AGAIN): Form("requests", _KINDS, [*AGAIN, "series"], OF_ANY_HIT),
+}
 
 
 class LedgerFile:
@@ -162,14 +178,17 @@ class LedgerFile:
     def insert(self, rows: Sequence[Row], held: Sequence[Row]) -> None:
         """Commit rows, what they add to the sums, and reservations, all or none; those that are
         there already stay as they are, and add nothing."""
-        hits = [row for row in rows if len(row) == len(AGAIN)]
-        others = [row for row in rows if len(row) != len(AGAIN)] if len(hits) < len(rows) else []
+        formed = defaultdict(list)
+        for row in rows:
+            formed[len(row)].append(row)
         settled = self._open.intersection(row[0] for row in rows) if self._open else ()
         try:
             self._execute("BEGIN IMMEDIATE")
             self._write(RESERVATION, held)
-            fresh = self._write(ROW, self._with_series(others, _NAMED))
-            fresh += self._write(HIT, self._with_series(hits, _NAMED_HIT))
+            fresh = 0
+            for size, alike in formed.items():
+                form = FORMS[size]
+                fresh += self._write(form, self._with_series(form, alike))
             if fresh:
                 self._execute(ADD_UP, (fresh,))
             if settled:
@@ -184,20 +203,18 @@ class LedgerFile:
         if len(self._known) > PARTS or len(self._series) > KNOWN:
             self._forget()
 
-    def _with_series(
-        self, rows: Sequence[Row], names: Callable[[Row], tuple[Any, ...]]
-    ) -> list[Row]:
+    def _with_series(self, form: Form, rows: Sequence[Row]) -> list[Row]:
         """Rows as they are bound; where they can be found is written down."""
         made, part, known = [], "", self._known[""]
-        for row, named in zip(rows, map(names, rows), strict=True):
+        for row, named in zip(rows, map(form.named, rows), strict=True):
             if (begins := str(row[0])[:PART]) != part:
                 part, known = begins, self._known[begins]
-            made.append((*row, known.get(named) or self._learn(part, named)))
+            made.append((*row, known.get(named) or self._learn(part, named, form)))
         return made
 
-    def _learn(self, part: str, named: tuple[Any, ...]) -> int:
+    def _learn(self, part: str, named: tuple[Any, ...], form: Form) -> int:
         """The number of these names' series; from now on rows of them are found in this place."""
-        given = dict(zip(_NAMES, named, strict=True))
+        given = dict.fromkeys(_NAMES, 0) | dict(zip(form.names, named, strict=True))
         places = [(w, given[w], part) for w in FOUND_BY if isinstance(given[w], str)]
         self._execute(
             "INSERT INTO places SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) "

@@ -14,7 +14,15 @@ from typing import Any
 
 import msgspec
 
-from gateway.exchange import CacheState, Exchange, Outcome, Reservation, Usage
+from gateway.exchange import (
+    NO_USAGE,
+    CacheState,
+    Exchange,
+    Outcome,
+    Reservation,
+    Usage,
+    UsageSource,
+)
 from gateway.usage.rules import booked_cost
 
 TEXT = 256  # characters of a name that a client or an upstream chose
@@ -123,6 +131,24 @@ AGAIN = (*_DIFFERS, *(name for name in COLUMNS if name not in {*_DIFFERS, *OF_AN
 _SAME = itemgetter(*(list(COLUMNS).index(name) for name in AGAIN[len(_DIFFERS) :]))
 
 
+# Of a call that went well, for a caller without tags: what is the same in all of them.
+OF_ANY_CALL = {
+    "tags": "NULL",
+    "outcome": f"'{Outcome.OK}'",
+    "error": "NULL",
+    "usage_source": f"'{UsageSource.UPSTREAM}'",
+    "saved_tokens": "0",
+    "saved_cost_nano": "0",
+    "booked_ms": "total_ms",
+    "corrects": "NULL",
+    "clamped": "NULL",
+    "bound_exceeded": "0",
+}
+CALL = tuple(name for name in COLUMNS if name not in OF_ANY_CALL)
+# Never NULL in it.
+SURE = frozenset({"cost_nano", "price_version", "connected_ms", "first_byte_ms", "last_byte_ms"})
+
+
 def null(kind: str) -> int | str:
     """What stands for NULL in a row, by its column's kind: no text is a number, no number a text.
     Where there is no NULL, nothing: 0."""
@@ -130,8 +156,8 @@ def null(kind: str) -> int | str:
 
 
 def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
-    """The rows of those that had a valid caller: of a hit like one before, a short one, in the
-    order of AGAIN."""
+    """The rows of those that had a valid caller: short ones of a hit like one before, and of a
+    call that went well, in the orders of AGAIN and of CALL."""
     rows: list[Row] = []
     add = rows.append
     for x in exchanges:
@@ -154,8 +180,76 @@ def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
                 )
             )
         elif x.caller is not None:
-            add(row_of(x))
+            add(_row_of_call(x) or row_of(x))
     return rows
+
+
+def _row_of_call(x: Exchange) -> Row | None:
+    """None: it has more to say."""
+    caller, usage, times, summary = x.caller, x.usage, x.timings, x.summary
+    cost, version = x.cost.nano_usd, x.cost.version
+    connected, first, last = times.connected, times.first_byte, times.last_byte
+    if (
+        summary is None
+        or caller is None
+        or cost is None
+        or version is None
+        or connected is None
+        or first is None
+        or last is None
+        or x.outcome is not Outcome.OK
+        or usage.source is not UsageSource.UPSTREAM
+        or x.saved is not NO_USAGE
+        or x.clamped is not None
+        or x.bound_exceeded
+        or x.tags
+        or times.booked != times.total
+        or not x.attempts
+        or x.cache is CacheState.JOINED
+        or x.cache is CacheState.HIT
+    ):
+        return None
+    request_id, reasons = x.upstream_request_id, summary.finish_reasons
+    return (
+        x.id,
+        int(x.at * 1000),
+        caller.id,
+        caller.name,
+        caller.team_id or 0,
+        caller.team or 0,
+        *_names(x.model, x.model_served, x.upstream),
+        0 if request_id is None else _text(request_id),
+        x.endpoint,
+        1 if x.stream else 0,
+        x.status,
+        x.cache._value_,
+        x.cache_key or 0,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.cached_tokens,
+        usage.reasoning_tokens,
+        cost,
+        "" if times.admitted is None else times.admitted,
+        "" if times.looked_up is None else times.looked_up,
+        connected,
+        first,
+        last,
+        times.total,
+        times.overhead,
+        x.bytes_in,
+        x.bytes_out,
+        x.attempts,
+        _reasons(reasons),
+        version,
+        1 if x.counted else 0,
+        x.counted_tokens,
+    )
+
+
+@lru_cache(KEPT)
+def _reasons(reasons: tuple[str, ...]) -> str | int:
+    """Few, and the same again and again."""
+    return _text(",".join(reasons)) or 0
 
 
 def _same(like: Exchange) -> Row:

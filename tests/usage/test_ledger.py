@@ -18,12 +18,22 @@ from msgspec.structs import replace
 from gateway.config import AfterCrash, Durability, Duration
 from gateway.config import Usage as Section
 from gateway.errors import LedgerUnavailable
-from gateway.exchange import Exchange, Timings
+from gateway.exchange import (
+    CacheState,
+    Cost,
+    Exchange,
+    Mold,
+    Outcome,
+    Summary,
+    Timings,
+    Usage,
+    UsageSource,
+)
 from gateway.usage import file as ledger_file
 from gateway.usage import ledger as ledger_module
 from gateway.usage.ledger import NAME, SQLiteLedger
 from gateway.usage.migrations import LedgerError
-from gateway.usage.rows import COLUMNS, HELD, row_of, row_of_held
+from gateway.usage.rows import COLUMNS, HELD, null, row_of, row_of_held
 from tests.usage.samples import (
     NOON,
     SetClock,
@@ -143,6 +153,53 @@ async def test_the_books_of_four_requests(tmp_path):
         (NOON, "alice", "", "gpt-4o", "", 2, 10, 0, 1, 30),
         (NOON, "alice", "", "", "", 1, 0, 0, 0, 0),  # no upstream: under no model
     ]
+    sums_are_the_rows(tmp_path)
+
+
+PLAIN = Timings(0.5, 1.0, 1.5, 2.0, 3.0, 200.0, None, 900.0, 902.0, 902.0, 0.0, 890.0, 0.0)
+OF_A_HIT = Timings(0.5, 1.0, 1.5, None, None, None, 1.5, None, 2.0, 2.0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"team": "blue", "counted": True, "counted_tokens": 30, "cache_key": "0" * 16},
+        {"model": None, "model_served": None, "stream": False, "summary": Summary()},
+        {"upstream_request_id": None, "timings": replace(PLAIN, admitted=None, looked_up=None)},
+        {"tags": {"a": "1"}},
+        {"clamped": 0, "bound_exceeded": True},
+        {"outcome": Outcome.UPSTREAM_STATUS, "error": "upstream_500", "status": 500},
+        {"saved": Usage(1, 2), "saved_cost": Cost(5, "1")},
+        {"nano": None},
+        {"usage": Usage(1, 2, source=UsageSource.ESTIMATED)},
+        {"timings": replace(PLAIN, booked=901.0)},
+        {"timings": replace(PLAIN, first_byte=None)},
+        {"attempts": 0},
+        {"cache": CacheState.JOINED},
+        {"cost": Cost(None, None)},
+    ],
+)
+@pytest.mark.parametrize("kind", ["call", "hit", "hit again"])
+async def test_a_row_that_is_bound_short_says_all_the_same(tmp_path, kind, changes):
+    """What is the same in all rows of a kind is not bound; whatever differs, is."""
+    if kind == "call":
+        booked = call(1, **{"timings": PLAIN} | changes)
+    else:
+        booked = hit(1, **changes | {"timings": OF_A_HIT})
+    if kind == "hit again":
+        if {"cache", "clamped", "outcome", "usage"} & set(changes):
+            return  # there are no such hits
+        like = replace(booked, id=call(2).id, at=0.0, counted=False, counted_tokens=0, tags={})
+        booked = replace(booked, mold=Mold(like, "id", lambda: None))
+    await book(tmp_path, booked)
+    [row] = read(tmp_path, f"SELECT {', '.join(COLUMNS)} FROM requests")
+    kinds = zip(row_of(booked), COLUMNS.values(), strict=True)
+    given = [
+        None if type(v) is type(null(k)) and v == null(k) and "NOT" not in k else v
+        for v, k in kinds
+    ]
+    assert dict(zip(COLUMNS, row, strict=True)) == dict(zip(COLUMNS, given, strict=True))
     sums_are_the_rows(tmp_path)
 
 

@@ -373,7 +373,9 @@ class Pipeline:
                 await self._fly(trip, flight, leash, upstream, call, request)
             if plan is not None:
                 await boarding.keep(trip, plan, flight)
-            if flight.head is not None and not trip.client.gone:
+            # Of a stream, [DONE] alone is missing now; of JSON all of it may be.
+            has_it = flight.form is Form.STREAM and not reader.behind and is_whole(trip.summary)
+            if flight.head is not None and (has_it or not trip.client.gone):
                 trip.status = flight.head.status
                 trip.outcome, trip.error = verdict(trip.status, trip.summary)
             await self._commit(trip)
@@ -453,4 +455,6 @@ class Pipeline:
     async def _deliver(self, trip: Trip, reader: Reader) -> None:
         """The answer is whole: hand over what is left, then its end."""
         await reader.finish()
-        trip.outcome, trip.error = verdict(trip.status, trip.summary)
+        booked = trip.committed
+        if booked is None or booked.outcome is not Outcome.CLIENT_DISCONNECT:
+            trip.outcome, trip.error = verdict(trip.status, trip.summary)

@@ -348,6 +348,16 @@ async def test_flight_that_all_have_left_finishes_and_is_kept(tmp_path: Path) ->
         assert (await on.chat(STREAM)).headers["x-gateway-cache"] == "hit"
 
 
+async def test_no_call_is_made_for_a_client_that_has_left_before_it(tmp_path: Path) -> None:
+    """Not even one that would be finished for the cache."""
+    async with scene(tmp_path, FakeReply([], [ANSWER])) as on:
+        client, task = on.begin(CHAT)
+        client.gone = True
+        await task
+        assert on.calls == 0
+        assert on.exchange(1).status == 499
+
+
 async def test_abandoned_flight_can_still_be_boarded(tmp_path: Path) -> None:
     more = asyncio.Event()
     events = whole_stream()

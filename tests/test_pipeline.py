@@ -30,6 +30,7 @@ from tests.fakes import (
     ask,
     house,
 )
+from tests.quota.rig import Clock, alice, quotas
 
 CHAT = json.dumps({"model": "m", "messages": [{"role": "user", "content": "hi"}]}).encode()
 STREAM = json.dumps({"model": "m", "messages": [], "stream": True}).encode()
@@ -301,6 +302,17 @@ async def test_client_that_leaves_with_finish_and_usage_in_hand_has_it_all() -> 
     exchange = inside.sinks[0].only  # type: ignore[attr-defined]
     assert exchange.outcome is Outcome.OK
     assert exchange.usage.completion_tokens == 2
+
+
+async def test_errors_before_admission_tell_of_an_issued_key_s_limits() -> None:
+    """F8: whose they are is known; and nothing is counted."""
+    story: list[Any] = []
+    keys, client = FakeKeys(), FakeClient(story)
+    keys.caller = alice(rpm=7)
+    inside = house(story, FakeUpstream(story), keys=keys, quota=quotas(Clock()))
+    await Pipeline(inside).chat(ask(b"no JSON"), client)
+    assert client.status == 400
+    assert client.headers["x-ratelimit-remaining-requests"] == "7"
 
 
 async def test_client_that_leaves_while_still_sending() -> None:

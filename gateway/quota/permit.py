@@ -173,11 +173,12 @@ class CountedPermit:
         """It was refused later, and has taken nothing (F4)."""
         if self.counted:
             self.counted, purse = False, self._purse
-            for bucket in self._counted_in:
+            for bucket, account in zip(self._counted_in, purse.accounts, strict=True):
                 bucket.count(-1)
-            for account in purse.accounts:
+                tightest = account.tightest
                 account.weigh()
-            purse.quotas.stamp += 1
+                if account.tightest is not tightest:
+                    purse.quotas.tick += 1  # headers tell of another one
 
     def hit(self, tokens: int) -> None:
         """It was answered from the cache, which saved so many tokens."""

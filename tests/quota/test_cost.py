@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from gateway.exchange import Bound
-from tests.quota.rig import Clock, admit, alice, quotas, reserve
+from gateway.ports import Permit
+from tests.quota.rig import NOON, Clock, admit, alice, quotas, reserve
 
 LIMITS: dict[str, Any] = {"rpm": 50, "requests_per_day": 50, "tokens_per_day": 90_000}
 
@@ -81,6 +82,48 @@ def test_the_words_that_are_kept_for_headers_are_said_no_longer_than_they_hold()
         clock.pass_(seconds)
         said.append(dict(permit.headers())["x-ratelimit-reset-requests"])
     assert said == ["31s", "31s", "31s", "3s", "750ms", "250ms"]
+
+
+def test_what_is_taken_within_a_second_is_told_within_it() -> None:
+    """F8: the end of a minute moves with what comes last; the last second of a day runs out."""
+    clock = Clock(wall=NOON + 43_199.0 - 20)
+    limits: dict[str, Any] = {"rpm": 9, "tpm": 9000}
+    rig = quotas(clock)
+    first, second = admit(rig, alice(**limits)), admit(rig, alice(**limits))
+    reserve(first, Bound(10, 20))
+
+    def resets(permit: Permit) -> list[str]:
+        return [v for name, v in permit.headers() if name.startswith("x-ratelimit-reset")]
+
+    assert resets(second) == ["1m1s", "1m1s"]
+    clock.pass_(20)
+    assert resets(second) == ["41s", "41s"]
+    reserve(second, Bound(10, 20))
+    assert resets(second) == ["41s", "1m1s"]
+    third = admit(rig, alice(**limits))
+    assert resets(second) == ["1m1s", "1m1s"]
+    second.settle(0, 0, "up")
+    assert resets(third) == ["1m1s", "41s"]
+    daily = admit(rig, alice(requests_per_day=9, tokens_per_day=9))
+    for passed, said in ((0.25, "750ms"), (0.5, "250ms")):
+        clock.pass_(passed)
+        assert resets(daily) == [said, said]
+
+
+def test_a_request_that_is_refused_late_leaves_the_headers_true() -> None:
+    """F4, F8: its minute is over by then, its day is not, and another limit is the tightest."""
+    clock = Clock()
+    rig, caller = quotas(clock), alice(rpm=3, requests_per_day=4)
+    admit(rig, caller).close()
+    late = admit(rig, caller)
+    clock.pass_(62)
+    admit(rig, caller).close()
+    assert dict(late.headers())["x-ratelimit-limit-requests"] == "4"
+    late.uncount()
+    assert late.headers()[:2] == [
+        ("x-ratelimit-limit-requests", "3"),
+        ("x-ratelimit-remaining-requests", "2"),
+    ]
 
 
 def test_a_day_of_requests_is_warned_of_a_minute_is_not() -> None:

@@ -104,6 +104,8 @@ def test_a_clock_that_jumps_ahead_and_back_forgets_nothing():
     admit(rig, alice(requests_per_day=1)).close()
     clock.wall += 10 * 86400
     admit(rig, alice(requests_per_day=1)).close()
+    with pytest.raises(InsufficientQuota):
+        admit(rig, alice(requests_per_day=1))
     clock.wall -= 10 * 86400
     with pytest.raises(InsufficientQuota):
         admit(rig, alice(requests_per_day=1))
@@ -294,6 +296,31 @@ def test_last_request_may_cross_and_those_behind_it_may_not():
     first.settle(450, 0, "up")
     with pytest.raises(InsufficientQuota):
         reserve(admit(rig, alice(tokens_per_day=100)), CALL)
+
+
+def test_last_request_is_refused_when_nothing_is_left_also_if_it_takes_nothing():
+    rig = quotas(Clock(), at_limit=AtLimit.LAST_REQUEST)
+    first = admit(rig, alice(tokens_per_day=100))
+    reserve(first, CALL)
+    first.settle(100, 0, "up")
+    with pytest.raises(InsufficientQuota):
+        reserve(admit(rig, alice(tokens_per_day=100)), Bound(0, 0))
+
+
+def test_what_settles_after_its_minute_is_none_of_the_minute_s():
+    clock = Clock()
+    limits: dict[str, Any] = {"tpm": 1000, "tokens_per_day": 1000}
+    rig = quotas(clock)
+    permit = admit(rig, alice(**limits))
+    reserve(permit, CALL)
+    for seconds, held in ((30, [500, 500]), (31, [0, 500])):
+        clock.pass_(seconds)
+        standing = rig.standing("key", "id-alice", "alice", limits)
+        assert [one["reserved"] for one in standing] == held
+    permit.settle(450, 0, "up")
+    minute, day = rig.standing("key", "id-alice", "alice", limits)
+    assert (minute["used"], minute["reserved"]) == (0, 0)
+    assert (day["used"], day["reserved"]) == (450, 0)
 
 
 def test_a_truth_above_its_bound_is_booked_in_full():

@@ -29,7 +29,7 @@ MOST = 100_000  # rows that wait in memory, some 70 MB; half of it for those nob
 RETRY_AFTER = 5.0  # seconds, for who is refused
 FLUSH = 10.0  # seconds for everything to be written, at the end
 LINGER = 0.045  # seconds that rows gather that nobody waits for; a reservation waits two of them
-GATHER = 0.002  # seconds that commits gather where several are asked for at a time
+GATHER = 0.001  # seconds that commits gather where several are asked for at a time
 
 _id = attrgetter("id")
 

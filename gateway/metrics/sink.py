@@ -197,6 +197,7 @@ class Metrics:
             if not lane.waiting:
                 touched.append(lane)
             lane.waiting.append(x)
+        touched.sort(key=_last)  # an upstream is up or down as its last call says
         for one in touched:
             one.book()
 
@@ -304,3 +305,9 @@ class Metrics:
         """A copy of all exemplars."""
         self._count()
         return self._store.exemplars()
+
+
+def _last(lane: Lane | Used | Called) -> float:
+    """When the last of its requests ended, in wall seconds."""
+    x = lane.waiting[-1]
+    return x.at + x.timings.total / 1000

@@ -112,6 +112,16 @@ def test_estimates_are_tokens_of_their_own(metrics):
     assert tokens(metrics) == [0, 0, 0, 0]
 
 
+def test_an_upstream_is_up_as_the_last_of_many_calls_says(metrics):
+    """Also where they are counted together, and others like it came before the one that failed."""
+    timeout = {"outcome": Outcome.UPSTREAM_TIMEOUT, "status": 504}
+    for last in ({}, timeout):
+        for number, changes in enumerate((last, timeout if not last else {}, last)):
+            metrics.book(exchange(at=1_700_000_000.0 + number, **changes))
+        found = metrics.snapshot()["gateway_upstream_up"]
+        assert set(found.values()) == {0 if last else 1}
+
+
 @pytest.mark.parametrize(
     ("changes", "up"),
     [

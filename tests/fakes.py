@@ -141,9 +141,11 @@ class FakeClient:
 
 
 class FakeReply:
-    """Gives its chunks one `read` at a time; an Event waits, an exception is raised."""
+    """Gives its chunks one `read` at a time; an Event waits, an exception is raised. `at_once`: all
+    of them have come with the head, where they are nothing but bytes."""
 
     encoded = False
+    at_once = False
 
     def __init__(
         self,
@@ -161,7 +163,10 @@ class FakeReply:
         self.reads = 0
 
     def whole(self) -> bytes | None:
-        return None  # it comes in pieces
+        if not (self.at_once and all(isinstance(chunk, bytes) for chunk in self._chunks)):
+            return None
+        chunks, self._chunks = self._chunks, []
+        return b"".join(chunk for chunk in chunks if isinstance(chunk, bytes))
 
     async def read(self) -> bytes:
         self.reads += 1

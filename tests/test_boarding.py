@@ -7,6 +7,7 @@ import gc
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,12 @@ async def settle() -> None:
     """Let everything that can run, run."""
     for _ in range(20):
         await asyncio.sleep(0)
+
+
+@pytest.fixture(autouse=True, params=[False, True], ids=["in pieces", "at once"])
+def coming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However an answer comes, the story is the same."""
+    monkeypatch.setattr(FakeReply, "at_once", request.param)
 
 
 async def test_equal_request_is_a_hit_with_its_headers(tmp_path: Path) -> None:
@@ -504,7 +511,7 @@ async def test_flight_past_the_cap_takes_nobody_more_and_is_not_kept(tmp_path: P
 )
 async def test_what_is_not_kept_is_said(tmp_path: Path, reply: FakeReply, reason: str) -> None:
     """D1."""
-    async with scene(tmp_path, reply, FakeReply([], [ANSWER])) as on:
+    async with scene(tmp_path, deepcopy(reply), FakeReply([], [ANSWER])) as on:
         await on.chat(CHAT)
         assert on.exchange(1).cache_reason == reason
         assert (await on.chat(CHAT)).headers["x-gateway-cache"] == "miss"

@@ -45,6 +45,12 @@ ANSWER = json.dumps(
 ).encode()
 
 
+@pytest.fixture(autouse=True, params=[False, True], ids=["in pieces", "at once"])
+def coming(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However an answer comes, the story is the same."""
+    monkeypatch.setattr(FakeReply, "at_once", request.param)
+
+
 def event(**members: Any) -> bytes:
     return b"data: " + json.dumps(members).encode() + b"\n\n"
 
@@ -75,6 +81,9 @@ async def test_the_row_has_the_whole_wait_for_the_upstream() -> None:
     """It is written before the end is released, and what the gateway took is told by it (H1)."""
 
     class Slow(FakeReply):
+        def whole(self) -> None:
+            return None
+
         async def read(self) -> bytes:
             inside.clock.time += 10  # type: ignore[attr-defined]
             return await super().read()
@@ -167,6 +176,7 @@ async def test_slow_client_stops_the_reading_until_it_has_room() -> None:
     client = FakeClient(story, room=0)
     big = delta("x" * 600_000)
     reply = FakeReply(story, [big, big, big, delta("", "stop") + DONE], headers=SSE)
+    reply.at_once = False
     inside = house(story, FakeUpstream(story, reply))
     task = asyncio.get_running_loop().create_task(Pipeline(inside).chat(ask(STREAM), client))
     await client.written.wait()
@@ -439,6 +449,25 @@ async def test_white_space_that_keeps_a_connection_alive_is_not_held_back() -> N
     more.set()
     await task
     assert client.body == b"\n" + ANSWER
+
+
+async def test_who_leaves_while_the_row_is_written_is_booked_as_gone() -> None:
+    """B2: nothing of the answer was out."""
+    story: list[Any] = []
+    client = FakeClient(story)
+    inside = house(story, FakeUpstream(story, FakeReply(story, [ANSWER])))
+    ledger: Any = inside.ledger
+    ledger.durable.clear()
+    task = asyncio.get_running_loop().create_task(Pipeline(inside).chat(ask(CHAT), client))
+    while "commit" not in story:
+        await asyncio.sleep(0)
+    client.leave()
+    ledger.durable.set()
+    await task
+    exchange = inside.sinks[0].only  # type: ignore[attr-defined]
+    assert exchange.outcome is Outcome.CLIENT_DISCONNECT
+    assert client.body == b""
+    assert not client.started
 
 
 async def test_row_is_durable_before_the_end_is_out() -> None:

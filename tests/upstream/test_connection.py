@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 
-from gateway.config import SecretURL
+from gateway.config import Secret, SecretURL
 from gateway.errors import UpstreamCut, UpstreamError
+from gateway.exchange import Caller, CallerKind
+from gateway.ports import Shared
 from gateway.upstream.headers import request_head
+from gateway.upstream.pool import Turns
 from tests.upstream.conftest import (
     CHUNKED,
     HEAD,
@@ -203,6 +207,40 @@ async def test_an_empty_piece_does_not_end_a_chunked_body(serve: Serve, make: Ma
     server = await serve(answering())
     await whole(make(server.url), call(pieces(b"ab", b"", b"cd")))
     assert server.requests[0].body == b"abcd"
+
+
+async def test_what_is_made_of_a_head_is_its_callers_and_its_upstreams_own(
+    serve: Serve, make: Make
+) -> None:
+    """C3: with one and the same head before it, nobody goes out with another's credential."""
+    server = await serve(answering())
+    shared = Shared()
+    callers = [Caller(CallerKind.PASSTHROUGH, f"id{n}", "app", token=f"sk-{n}") for n in (1, 2)]
+    first = make(server.url, api_key=Secret(""))
+    second = make(server.url, api_key=Secret(""), headers={"x-second": Secret("yes")})
+    for upstream, caller in itertools.product((first, second, first), callers * 2):
+        await whole(upstream, call(caller=caller, shared=shared))
+        sent = server.requests[-1]
+        assert sent.get("authorization") == f"Bearer {caller.token}"
+        assert sent.get("x-second") == ("yes" if upstream is second else None)
+        assert sent.body == b"{}"
+
+
+async def test_a_turn_that_is_handed_to_who_has_just_left_goes_to_the_next() -> None:
+    turns = Turns(1)
+    assert turns.take()
+    assert not turns.take()
+    loop = asyncio.get_running_loop()
+    waiting = [loop.create_task(turns.wait()) for _ in range(3)]
+    await asyncio.sleep(0)
+    waiting[0].cancel()
+    turns.give()
+    waiting[1].cancel()  # it has been handed the turn, and has not run since
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert [task.cancelled() for task in waiting] == [True, True, False]
+    assert not turns.take()
+    turns.give()
+    assert turns.take()
 
 
 # -- pouring -------------------------------------------------------------------------------------

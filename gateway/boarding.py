@@ -19,7 +19,7 @@ from gateway.entry import Entry, Recording
 from gateway.exchange import NO_USAGE, Exchange, Mold
 from gateway.flight import Flight
 from gateway.forms import REPLAYED, Forms, Replay, beside, is_own, recorded
-from gateway.leash import Leash, own_task
+from gateway.leash import Leash
 from gateway.plans import Plan, Plans
 from gateway.ports import Cache, ClientGone, Clock, Upstream
 from gateway.trip import Trip
@@ -70,7 +70,6 @@ class Boarding:
         if not plan.reads or plan.key is None:
             return None
         if entry is None and not self.cache.lacks(plan.key):
-            await own_task()
             entry = await self.cache.fetch(plan.key)  # looks in memory once more
         replay = None
         if entry is not None:

@@ -19,7 +19,6 @@ from gateway.cache.readers import Readers
 from gateway.cache.table import CORRUPT, ERRORS, Refused, Table, word_for
 from gateway.cache.writer import Put, Writer
 from gateway.entry import DiskFigures, Entry, Selector
-from gateway.leash import own_task
 from gateway.ports import Clock, PurgeFailed
 
 QUEUED = 1000  # stores that may wait
@@ -99,22 +98,24 @@ class Disk:
         return entry
 
     async def _get(self, key: bytes, deadline: float) -> Entry | None:
-        future = self._readers.submit(key)
-        if future is None:
+        read = self._readers.submit(key, deadline)
+        if read is None:
             self._errors["busy"] += 1
             return None
-        await own_task()
         try:
-            async with asyncio.timeout(deadline):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
+            await read.ended
+        except BaseException:
+            self._readers.give_up(read)
+            raise
+        if read.late:
             self._errors["deadline"] += 1
-            self._readers.gave_up(future)
-        except Exception as error:
-            self._failed(key, error)
+        elif read.error is not None:
+            self._failed(key, read.error)
+        else:
+            return read.value
         return None
 
-    def _failed(self, key: bytes, error: Exception) -> None:
+    def _failed(self, key: bytes, error: BaseException) -> None:
         word = word_for(error)
         self._errors[word] += 1
         if word in ("refused", "digest"):

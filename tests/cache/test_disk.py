@@ -297,7 +297,8 @@ async def test_a_read_has_a_deadline(make, clock, monkeypatch):
     assert cache.stats().disk.errors["busy"] == 1
     late = list(cache._disk._readers._late)
     go.set()
-    await asyncio.gather(*map(asyncio.wrap_future, late))
+    while not all(read.done for read in late):
+        await asyncio.sleep(0)
     assert await cache.fetch(A) == kept
 
 

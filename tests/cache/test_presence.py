@@ -138,9 +138,9 @@ async def opened(tmp_path, monkeypatch):
     asked: list[bytes] = []
     submit = Readers.submit
 
-    def noted(readers: Readers, key: bytes) -> object:
+    def noted(readers: Readers, key: bytes, deadline: float) -> object:
         asked.append(key)
-        return submit(readers, key)
+        return submit(readers, key, deadline)
 
     monkeypatch.setattr(Readers, "submit", noted)
 

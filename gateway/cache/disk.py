@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.cache import folder as folders
-from gateway.cache.codec import decode, decode_labels
+from gateway.cache.codec import Corrupt, decode, decode_labels
 from gateway.cache.readers import Readers
 from gateway.cache.table import CORRUPT, ERRORS, Refused, Table, word_for
 from gateway.cache.writer import Put, Writer
@@ -123,19 +123,14 @@ class Disk:
         elif word == CORRUPT:
             self._writer.order(lambda _: self._writer.rebuild(error))
 
-    def _read(self, key: bytes) -> Entry | None:
+    def _read(self, keys: list[bytes]) -> list[Entry | Exception | None]:
         """In a reader's thread."""
         table = self._writer.table
         if table is not getattr(self._mine, "table", None):
             self._leave()
             self._mine.table = table
-        if table is None or (found := table.read(key)) is None:
-            return None
-        data, labels = found
-        entry = decode(data, key)
-        if decode_labels(labels) != entry.labels:
-            raise Refused("a purge would have passed it by")
-        return entry
+        found = {} if table is None or not keys else table.read_all(keys)
+        return [_entry(key, found.get(key)) for key in keys]
 
     def _leave(self) -> None:
         """In a reader's thread: close its connection."""
@@ -274,6 +269,22 @@ class NoDisk:
 
     def figures(self) -> DiskFigures:
         return DiskFigures()
+
+
+def _entry(
+    key: bytes, found: tuple[bytes, bytes] | Refused | None
+) -> Entry | Corrupt | Refused | None:
+    """What a row says, or why it is refused."""
+    if found is None or isinstance(found, Refused):
+        return found
+    data, labels = found
+    try:
+        entry = decode(data, key)
+        if decode_labels(labels) != entry.labels:
+            return Refused("a purge would have passed it by")
+    except Corrupt as error:
+        return error
+    return entry
 
 
 def _untimed(operation: str, seconds: float) -> None:

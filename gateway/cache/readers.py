@@ -1,9 +1,9 @@
-"""A few threads that read, each one thing at a time, and what is asked of them in between.
+"""A few threads that read, each a handful at a time, and what is asked of them in between.
 
 Not an executor: here each thread cleans up after itself (it owns a database connection), what
 nobody waits for any more is not begun, and a thread that hangs does not hold up the end of the
-process. Reads are handed over and given back by the handful: waking a thread, and being woken by
-one, costs more than reading.
+process. By the handful, since waking a thread, being woken by one, and coming back from a statement
+beside a busy loop each cost more than reading.
 """
 
 from __future__ import annotations
@@ -21,36 +21,48 @@ T = TypeVar("T")
 
 THREADS = 2
 WAITING = 256  # reads that may wait for a thread
-HANDFUL = 8  # reads that a thread does before it gives back any
+HANDFUL = 8  # reads that a thread does together
 
 
 class Read(Generic[T]):
     """One read. `late`: it missed its deadline; else, once `ended`, a `value` or an `error`."""
 
-    begun = done = late = unwanted = False
+    late = unwanted = False
     error: BaseException | None = None
     value: T
+    begun: Handful[T] | None = None
 
     def __init__(self, key: bytes, due: float) -> None:
         """`due` in the loop's seconds."""
         self.key, self.due, self.ended = key, due, Pause()
 
 
-class Readers(Generic[T]):
-    """`read` runs on one of the threads, `leave` on each of them at its end. All else is for the
-    thread of the loop that they were started on."""
+class Handful(Generic[T]):
+    """Reads that a thread does together."""
 
-    def __init__(self, read: Callable[[bytes], T], leave: Callable[[], None]) -> None:
+    done = False
+
+    def __init__(self, reads: list[Read[T]]) -> None:
+        self.reads = reads
+
+
+class Readers(Generic[T]):
+    """`read` runs on one of the threads (a value or an error for each key), `leave` on each of them
+    at its end. All else is for the thread of the loop that they were started on."""
+
+    def __init__(
+        self, read: Callable[[list[bytes]], list[T | Exception]], leave: Callable[[], None]
+    ) -> None:
         self._read, self._leave = read, leave
         self._loop: asyncio.AbstractEventLoop
-        self._queue: SimpleQueue[list[Read[T]] | None] = SimpleQueue()
+        self._queue: SimpleQueue[Handful[T] | None] = SimpleQueue()
         self._threads = [
             threading.Thread(target=self._run, name=f"cache-reader-{number}", daemon=True)
             for number in range(THREADS)
         ]
         self._asked: list[Read[T]] = []  # in this turn of the loop
         self._open: dict[Read[T], None] = {}  # somebody waits for them
-        self._late: list[Read[T]] = []  # begun, and given up
+        self._late: set[Handful[T]] = set()  # begun, and given up
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -62,7 +74,7 @@ class Readers(Generic[T]):
         """A read that has `ended` within so many seconds; None where it would only wait: too many
         do, or every thread is at a read that has missed its deadline."""
         if self._late:
-            self._late = [late for late in self._late if not late.done]
+            self._late = {late for late in self._late if not late.done}
         if len(self._late) >= THREADS or len(self._open) >= WAITING:
             return None
         read = Read[T](key, self._loop.time() + deadline)
@@ -77,8 +89,9 @@ class Readers(Generic[T]):
     def give_up(self, read: Read[T]) -> None:
         """Nobody waits for it any more."""
         read.unwanted = True
-        if self._open.pop(read, read) is None and read.begun and not read.done:
-            self._late.append(read)
+        begun = read.begun
+        if self._open.pop(read, read) is None and begun is not None and not begun.done:
+            self._late.add(begun)
 
     def close(self) -> None:
         """Let the threads end after what is queued; does not wait."""
@@ -89,10 +102,10 @@ class Readers(Generic[T]):
         asked, self._asked = self._asked, []
         size = min(HANDFUL, -(-len(asked) // THREADS))
         for at in range(0, len(asked), size):
-            self._queue.put(asked[at : at + size])
+            self._queue.put(Handful(asked[at : at + size]))
 
-    def _hear(self, handful: list[Read[T]]) -> None:
-        for read in handful:
+    def _hear(self, handful: Handful[T]) -> None:
+        for read in handful.reads:
             if self._open.pop(read, read) is None:
                 read.ended.end()
 
@@ -115,15 +128,19 @@ class Readers(Generic[T]):
 
     def _run(self) -> None:
         while (handful := self._queue.get()) is not None:
-            for read in handful:
-                if read.unwanted:
-                    continue
-                read.begun = True
-                try:
-                    read.value = self._read(read.key)
-                except BaseException as error:  # for who waits to tell
+            reads = [read for read in handful.reads if not read.unwanted]
+            for read in reads:
+                read.begun = handful
+            try:
+                for read, found in zip(reads, self._read([r.key for r in reads]), strict=True):
+                    if isinstance(found, Exception):
+                        read.error = found
+                    else:
+                        read.value = found
+            except BaseException as error:  # for who waits to tell
+                for read in reads:
                     read.error = error
-                read.done = True
+            handful.done = True
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._hear, handful)
         self._leave()

@@ -116,13 +116,20 @@ class Table(diskcache.Cache):  # type: ignore[misc]
 
     def read(self, key: bytes) -> tuple[bytes, bytes] | None:
         """Data and labels, also of what has expired; Refused, sqlite3.Error."""
-        found = self._sql(
-            "SELECT mode, filename, value, tag FROM Cache WHERE key = ? AND raw = ?", (key, _RAW)
-        ).fetchall()
-        if not found:
-            return None
-        ((mode, filename, value, labels),) = found
-        return self.disk.fetch(mode, filename, value, False), labels
+        found = self.read_all([key]).get(key)
+        if isinstance(found, Refused):
+            raise found
+        return found
+
+    def read_all(self, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes] | Refused]:
+        """Those that are there, in one statement; sqlite3.Error."""
+        found: dict[bytes, tuple[bytes, bytes] | Refused] = {}
+        for key, mode, filename, value, labels in self._sql(_selection(len(keys)), keys).fetchall():
+            try:
+                found[key] = self.disk.fetch(mode, filename, value, False), labels
+            except Refused as error:
+                found[key] = error
+        return found
 
     def write(self, rows: Sequence[Row], now: float) -> None:
         """All of them or none, as written at `now`. Many in one statement: each statement gives
@@ -270,6 +277,13 @@ class Table(diskcache.Cache):  # type: ignore[misc]
             with self.transact():
                 self._sql(f"DELETE FROM Cache WHERE rowid IN ({marks})", [row[0] for row in rows])
         return len(rows)
+
+
+@lru_cache
+def _selection(count: int) -> str:
+    """A statement for `count` keys."""
+    keys = ",".join("?" * count)
+    return f"SELECT key, mode, filename, value, tag FROM Cache WHERE raw={_RAW} AND key IN ({keys})"
 
 
 @lru_cache

@@ -289,15 +289,15 @@ async def test_a_read_has_a_deadline(make, clock, monkeypatch):
     cache = await make(disk_deadline=0.05)
     keep(cache, A, kept := entry(created=clock.now()))
     await cache.flush()
-    go, real = threading.Event(), Table.read
-    monkeypatch.setattr(Table, "read", lambda table, key: (go.wait(30), real(table, key))[1])
+    go, real = threading.Event(), Table.read_all
+    monkeypatch.setattr(Table, "read_all", lambda table, keys: (go.wait(30), real(table, keys))[1])
     assert not any(await asyncio.gather(cache.fetch(A), cache.fetch(A)))
     assert cache.stats().disk.errors["deadline"] == 2
     assert await cache.fetch(A) is None
     assert cache.stats().disk.errors["busy"] == 1
     late = list(cache._disk._readers._late)
     go.set()
-    while not all(read.done for read in late):
+    while not all(handful.done for handful in late):
         await asyncio.sleep(0)
     assert await cache.fetch(A) == kept
 
@@ -343,16 +343,16 @@ async def test_what_is_read_while_a_purge_comes_does_not_come_back(make, clock, 
     keep(cache, A, entry(created=clock.now()))
     await cache.flush()
     cache._memory.resize(MiB)
-    go, reading, real = threading.Event(), asyncio.Event(), Table.read
+    go, reading, real = threading.Event(), asyncio.Event(), Table.read_all
     loop = asyncio.get_running_loop()
 
-    def read(table: Table, key: bytes):
-        found = real(table, key)
+    def read(table: Table, keys: list[bytes]):
+        found = real(table, keys)
         loop.call_soon_threadsafe(reading.set)
         go.wait(30)
         return found
 
-    monkeypatch.setattr(Table, "read", read)
+    monkeypatch.setattr(Table, "read_all", read)
     fetched = asyncio.ensure_future(cache.fetch(A))
     await reading.wait()
     assert await cache.purge(Selector(key="alice")) == 1
@@ -386,16 +386,16 @@ async def test_what_is_read_from_within_a_purge_until_after_it_does_not_come_bac
     cache = await make(memory=MiB)
     keep(cache, A, entry(created=clock.now()))
     await cache.flush()
-    arrives, reading, real = threading.Event(), asyncio.Event(), Table.read
+    arrives, reading, real = threading.Event(), asyncio.Event(), Table.read_all
     loop = asyncio.get_running_loop()
 
-    def read(table: Table, key: bytes):
-        found = real(table, key)
+    def read(table: Table, keys: list[bytes]):
+        found = real(table, keys)
         loop.call_soon_threadsafe(reading.set)
         arrives.wait(30)
         return found
 
-    monkeypatch.setattr(Table, "read", read)
+    monkeypatch.setattr(Table, "read_all", read)
     go = blocked(cache)
     purge = asyncio.ensure_future(cache.purge(Selector(key="alice")))
     await asyncio.sleep(0)
@@ -414,9 +414,9 @@ async def test_a_newer_answer_is_not_undone_by_what_was_being_read(make, clock, 
     await cache.flush()
     cache._memory.purge(ALL, [A])
     new = entry(b"new", created=clock.now() + 1)
-    real = Table.read
+    real = Table.read_all
     go = threading.Event()
-    monkeypatch.setattr(Table, "read", lambda table, key: (real(table, key), go.wait(30))[0])
+    monkeypatch.setattr(Table, "read_all", lambda table, keys: (real(table, keys), go.wait(30))[0])
     fetched = asyncio.ensure_future(cache.fetch(A))
     await asyncio.sleep(0)
     keep(cache, A, new)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple, TypeVar
 
 from msgspec.structs import force_setattr
@@ -29,6 +29,7 @@ SLICE = 256 * 1024  # a kept answer goes out in such pieces: a slow client would
 REPLAYED = frozenset({"content-type", "content-language", "openai-model", "openai-version"})
 OURS: HeaderList = [("cache-control", "private, no-store, no-transform")]  # of each answer
 
+HEADS = 64  # of kept answers, that are remembered: few differ
 Place = tuple[str, Form, bool]  # the recording's request, the form, with usage
 
 
@@ -161,22 +162,28 @@ def _image(
     recording: Recording, pieces: Sequence[bytes | memoryview], kind: str, *, stream: bool
 ) -> Image:
     usage, size = recording.usage, sum(map(len, pieces))
-    headers = [("content-type", kind)] if kind else []
-    headers += [
-        pair for pair in recording.headers if pair[0] in REPLAYED and pair[0] != "content-type"
-    ]
-    saved = str(usage.prompt_tokens + usage.completion_tokens)
-    marks = [("x-gateway-cache", CacheState.HIT.value), ("x-gateway-saved-tokens", saved)]
-    buffering = [("x-accel-buffering", "no")] if kind.startswith("text/event-stream") else []
+    saved = usage.prompt_tokens + usage.completion_tokens
+    headers, lines = _head_of(recording.headers, kind)
     return Image(
         headers,
-        lines_of([*headers, *OURS, *marks, *buffering]),
+        f"{lines}x-gateway-saved-tokens: {saved}\r\n",
         pieces,
         None if stream else size,
         size,
         Summary(usage, recording.finish_reasons, complete=True),
-        usage.prompt_tokens + usage.completion_tokens,
+        saved,
     )
+
+
+@lru_cache(HEADS)
+def _head_of(kept: tuple[tuple[str, str], ...], kind: str) -> tuple[HeaderList, str]:
+    """Of what was kept, the headers that still hold; and the lines of all hits with the same."""
+    headers = [("content-type", kind)] if kind else []
+    headers += [pair for pair in kept if pair[0] in REPLAYED and pair[0] != "content-type"]
+    marks = [*OURS, ("x-gateway-cache", CacheState.HIT.value)]
+    if kind.startswith("text/event-stream"):
+        marks.append(("x-accel-buffering", "no"))
+    return headers, lines_of(headers + marks)
 
 
 def _sliced(body: Bytes) -> list[Bytes]:

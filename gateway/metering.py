@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from msgspec.structs import force_setattr
+
 from gateway.calls import OFF_LOOP, Calls
 from gateway.config import ModelSection, Unpriced
 from gateway.config import Quota as QuotaSection
@@ -22,6 +24,7 @@ from gateway.quota.permit import NOBODY
 from gateway.quota.rules import all_output, nano
 from gateway.trip import Trip
 from gateway.usage.rules import rough_tokens
+from gateway.wire.chat import ChatRequest
 from gateway.wire.demand import Demand, demand_of, with_cap
 
 LEASE = 86_400.0  # seconds after which a reservation of ours is no longer believed
@@ -69,11 +72,11 @@ class Metering:
         permit.admit(reads=reads)
 
     async def reserve(
-        self, trip: Trip, upstream: Upstream, call: Call, demand: Demand | None = None
+        self, trip: Trip, upstream: Upstream, call: Call, request: ChatRequest | None = None
     ) -> bool:
         """Hold what the call may take, and lower its cap where less is left; True: others had their
-        turn meanwhile, since it waited or its body was read in a thread. `demand`: the body's,
-        where it was read before.
+        turn meanwhile, since it waited or its body was read in a thread. `request` keeps what its
+        body asks for, for the next time.
 
         LedgerUnavailable, RateLimited, InsufficientQuota, EndpointNotMetered, ModelNotPriced;
         ClientGone where its client has left, also while it waits.
@@ -82,8 +85,12 @@ class Metering:
         body = trip.body or (call.body if isinstance(call.body, bytes) else b"")
         try:
             self._ledger.admit()
+            demand = None if request is None else request.demand
             if demand is None:
-                demand = await self._demand(call, body)
+                alone = request is not None and request.canonical
+                demand = await self._demand(call, body, alone=alone)
+                if request is not None:
+                    force_setattr(request, "demand", demand)
             bound = self._bound(trip, upstream, permit, demand)
         except BaseException:
             permit.uncount()
@@ -110,12 +117,12 @@ class Metering:
             leash.check()
             return await trip.permit.reserve(bound)
 
-    async def _demand(self, call: Call, body: bytes) -> Demand:
+    async def _demand(self, call: Call, body: bytes, *, alone: bool) -> Demand:
         if call.path.partition("/")[0] in FREE_PATHS:
             return NOTHING
         if not isinstance(call.body, bytes):
             return UNKNOWN
-        return await self._calls.off_loop(partial(demand_of, path=call.path), body)
+        return await self._calls.off_loop(partial(demand_of, path=call.path, alone=alone), body)
 
     def _bound(self, trip: Trip, upstream: Upstream, permit: Permit, demand: Demand) -> Bound:
         model, section = trip.served or trip.model or "", self._section

@@ -300,8 +300,7 @@ class Pipeline:
         trip.ticket = house.boarding.cache.ticket()  # what is purged from now on, is not kept
         while not await self._aboard(trip, plan, entry):
             call = Call("POST", CHAT, ask.query, ask.headers, body, None, caller, trip.model)
-            demand = plan.request.demand
-            paused = await house.metering.reserve(trip, plan.upstream, call, demand)
+            paused = await house.metering.reserve(trip, plan.upstream, call, plan.request)
             if not (paused and house.boarding.answers(plan)):
                 await self._launch(trip, plan.upstream, call, plan.request, plan)
                 return

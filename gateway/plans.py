@@ -23,7 +23,6 @@ from gateway.forms import beside
 from gateway.ports import Ask, Upstream
 from gateway.said import Asks, said
 from gateway.wire.chat import DECISIVE, ChatRequest, request_of
-from gateway.wire.demand import chat_demand
 from gateway.wire.document import read_document
 
 NO_GRANT = Grant()
@@ -133,8 +132,7 @@ class Plans:
 
     def _study(self, body: bytes) -> Known:
         document = read_document(body, DECISIVE)
-        demand = None if document.reason is not None else chat_demand(document.found)
-        request = request_of(document, self._ignored, demand)
+        request = request_of(document, self._ignored)
         return Known(request, rules.traits_of(document.found, request.reason), request.digest)
 
     def alike(

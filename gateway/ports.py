@@ -542,7 +542,7 @@ class Cache(Protocol):
 
     async def fetch(self, key: bytes) -> Entry | None:
         """What is fresh of it on disk, within a deadline; then it is in memory too. Never
-        raises."""
+        raises. For who has asked `lacks` before."""
 
     def ticket(self) -> Ticket:
         """To be taken before a call is made, and given back to `store`."""

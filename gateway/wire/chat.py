@@ -31,7 +31,7 @@ class ChatRequest(msgspec.Struct, frozen=True, gc=False):
     there, perhaps null. `max_tokens`, `max_completion_tokens`: None where absent or no integer.
     `canonical`: every reader reads the same from this body; `reason` says in a word why not.
     `digest`: of its canonical form, where it has one and it was asked for. `demand`: what it may
-    take; None: to be read from its body.
+    take, once that was read from its body.
     """
 
     body: bytes
@@ -67,10 +67,8 @@ _ABSENT: dict[str, Any] = dict.fromkeys(
 _values = itemgetter(*_ABSENT)
 
 
-def request_of(
-    document: Document, ignore: Collection[str] | None = None, demand: Demand | None = None
-) -> ChatRequest:
-    """The request that a body says, read already; `demand` goes into it. InvalidRequest."""
+def request_of(document: Document, ignore: Collection[str] | None = None) -> ChatRequest:
+    """The request that a body says, read already. InvalidRequest."""
     found, reason, made = document.found, document.reason, None
     if reason is None and ignore is not None:
         try:
@@ -97,7 +95,6 @@ def request_of(
         reason is None,
         reason,
         made,
-        demand,
     )
 
 

@@ -65,26 +65,19 @@ class Demand(msgspec.Struct, frozen=True, gc=False):
     field: str | None = None
 
 
-def demand_of(body: bytes, path: str) -> Demand:
+def demand_of(body: bytes, path: str, *, alone: bool = False) -> Demand:
     """What the request in `body` to `path` (after `/v1/`) may take. Never raises: what cannot be
-    read is not metered. Some microseconds for a kilobyte; large bodies are read off the loop."""
+    read is not metered. Some microseconds for a kilobyte; large bodies are read off the loop.
+    `alone`: it is known that no name stands twice."""
     reader = _READERS.get(path)
     if reader is not None:
         try:
             found = _decode(body)
             if isinstance(found, dict):
-                return _demand(found, path, reader, twice=_has_twins(body, found))
+                return _demand(found, path, reader, twice=not alone and _has_twins(body, found))
         except (ValueError, RecursionError):
             pass
     return Demand(None, len(body), None, 1, 0, metered=False, capped=())
-
-
-def chat_demand(found: dict[str, Any]) -> Demand | None:
-    """The same of a chat request's members, in which no name stands twice; None: read its body."""
-    try:
-        return _demand(found, "chat/completions", _chat, twice=False)
-    except (ValueError, RecursionError):
-        return None
 
 
 def with_cap(body: bytes, cap: int, demand: Demand, field: str) -> bytes:

@@ -113,7 +113,11 @@ class Pipeline:
                 trip, InternalError("The gateway failed; its log names this request's id.")
             )
         finally:
-            exchange = self._exchange(trip)
+            mold = trip.mold
+            if mold is not None:
+                exchange = trip.again(mold, house.clock.monotonic())
+            else:
+                exchange = self._exchange(trip)
             if trip.caller is not None and trip.committed is None:
                 house.ledger.add(exchange)
             for sink in house.sinks:
@@ -153,8 +157,6 @@ class Pipeline:
     def _exchange(self, trip: Trip) -> Exchange:
         """The record as of now, priced."""
         prices, now = self.house.prices, self.house.clock.monotonic()
-        if trip.mold is not None:
-            return trip.again(trip.mold, now)
         if trip.committed is not None:
             return trip.ended(trip.committed, now)
         trip.price(prices)
@@ -184,7 +186,7 @@ class Pipeline:
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
         body = trip.body = await ask.body.read(house.body_limit)
-        known = await boarding.plans.know(body)
+        known = boarding.plans.recall(body) or await boarding.plans.know(body)
         trip.received = house.clock.monotonic()
         plan = known.planned(caller, trip.said.asks, house.upstreams)
         if plan is None:

@@ -116,11 +116,17 @@ class Plans:
         self._terms.clear()
         self._known_bytes, self._known_limit = 0, beside(section.memory)
 
-    async def know(self, body: bytes) -> Known:
-        """What a body asks. One that came before, byte for byte, is not parsed again."""
+    def recall(self, body: bytes) -> Known | None:
+        """What a body asks that came before, byte for byte."""
         known = self._known.get(body)
         if known is not None:
             self._known.move_to_end(body)  # the one not seen for longest goes first
+        return known
+
+    async def know(self, body: bytes) -> Known:
+        """What a body asks. One that came before is not parsed again."""
+        known = self.recall(body)
+        if known is not None:
             return known
         if len(body) > KNOWN_LARGEST:
             return await self._calls.off_loop(self._study, body)

@@ -27,16 +27,19 @@ class Memory:
 
     def find(self, key: bytes, now: float) -> Entry | None:
         """What is fresh of it; now the most recently used."""
-        item = self.items.get(key)
-        if item is not None and now >= item[1]:
-            del self.items[key]
-            item = self._trimmed(item, now)
-            if item is not None:
-                self.items[key] = item
+        items = self.items
+        item = items.get(key)
         if item is None:
             self.misses += 1
             return None
-        self.items.move_to_end(key)
+        if now >= item[1]:
+            del items[key]
+            left = self._trimmed(item, now)
+            if left is None:
+                self.misses += 1
+                return None
+            items[key] = item = left
+        items.move_to_end(key)
         self._hits += 1
         return item[0]
 

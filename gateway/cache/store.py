@@ -135,14 +135,10 @@ class TwoTier:
 
     def find(self, key: bytes) -> Entry | None:
         """What is fresh of it in memory, or still on its way to the disk."""
-        memory, waiting = self._memory, self._disk.waiting
-        if key not in memory.items and key not in waiting:  # as most of what is not found
-            memory.misses += 1
-            return None
         now = self._clock.now()
-        found = memory.find(key, now)
-        if found is None and key in waiting:
-            return waiting[key].at(now)
+        found = self._memory.find(key, now)
+        if found is None and key in self._disk.waiting:
+            return self._disk.waiting[key].at(now)
         return found
 
     def lacks(self, key: bytes) -> bool:

@@ -10,18 +10,20 @@ import logging
 from collections import deque
 from weakref import ref
 
+from msgspec.structs import replace
+
 from gateway.abandoned import AbandonedFlights
 from gateway.cache import rules
 from gateway.cache.rules import Landing
 from gateway.calls import Calls
 from gateway.config import Cache as CacheSection
 from gateway.entry import Entry, Recording
-from gateway.exchange import NO_USAGE, Exchange, Mold
+from gateway.exchange import NO_USAGE, Mold
 from gateway.flight import Flight
 from gateway.forms import REPLAYED, Forms, Replay, beside, is_own, recorded
 from gateway.leash import Leash
 from gateway.plans import Plan, Plans
-from gateway.ports import Cache, ClientGone, Clock, Upstream
+from gateway.ports import Cache, ClientGone, Clock, Prices, Upstream
 from gateway.trip import Trip
 
 log = logging.getLogger("gateway.boarding")
@@ -65,12 +67,16 @@ class Boarding:
         """It in the form asked for, at `now`, where that needs no building."""
         return self._forms.at_hand(entry, plan.request, now, plan.wish.max_age)
 
+    def lacks(self, plan: Plan) -> bool:
+        """What memory has not, is certainly not on the disk, or not asked for."""
+        return not plan.reads or plan.key is None or self.cache.lacks(plan.key)
+
+    async def fetch(self, plan: Plan) -> Entry | None:
+        """What is kept on the disk, where it may be there; it looks in memory once more."""
+        return None if plan.key is None else await self.cache.fetch(plan.key)
+
     async def look_up(self, trip: Trip, plan: Plan, entry: Entry | None) -> Replay | None:
-        """A kept answer in the form asked for, or None; `entry` was found in memory."""
-        if not plan.reads or plan.key is None:
-            return None
-        if entry is None and not self.cache.lacks(plan.key):
-            entry = await self.cache.fetch(plan.key)  # looks in memory once more
+        """What was found in the form asked for, or None."""
         replay = None
         if entry is not None:
             now, max_age = self._clock.now(), plan.wish.max_age
@@ -82,27 +88,45 @@ class Boarding:
             self.note_hit(trip, plan)
         return replay
 
+    # -- what hits have in common ------------------------------------------------------------------
+
     def mold_of(self, plan: Plan, entry: Entry | None, now: float) -> Mold | None:
         """Of the last hit of that plan, where this one is like it."""
         mold = plan.mold
-        if mold is None or entry is None or now >= mold.until or mold.image() is None:
+        if mold is None or entry is None or now >= mold.kind.until or mold.image() is None:
             return None
         found = entry.stream if plan.request.stream else entry.json
         return mold if found is not None and found.request_id == mold.of else None
 
-    def mold(self, plan: Plan, replay: Replay, like: Exchange) -> None:
-        """The next hits of that plan will be like this one, where they are of the form that was
-        kept, and of any age. The oldest molds go first."""
-        found = replay.recording
-        if plan.wish.max_age is not None or not is_own(replay):
-            return
+    def mold(
+        self, trip: Trip, plan: Plan, replay: Replay, now: float, prices: Prices
+    ) -> Mold | None:
+        """Of a hit that has been sent; None where none of its kind came before in this minute. The
+        next ones of that plan will be like it, where they are of the form that was kept, and of
+        any age. The oldest molds go first."""
+        kind = plan.kinds.get(plan.request.stream)
+        if kind is None or now >= kind.until:
+            return None
+        found, image = replay
+        saved, by, served = found.usage, plan.upstream, plan.served
+        like = replace(
+            kind.like,
+            cache_key=plan.shown,
+            saved=saved,
+            saved_cost=prices.cost(by.name, by.base_url, served, saved, image.summary.service_tier),
+            summary=image.summary,
+            bytes_in=trip.ask.body.received,
+            bytes_out=trip.client.bytes_out,
+        )
         times = {"created": found.created, "ttl": found.ttl, "seconds": found.seconds}
-        mold = Mold(like, found.request_id, ref(replay.image), **times)
-        if plan.mold is None:
-            if len(self._molds) == self._molds.maxlen and (oldest := self._molds[0]()) is not None:
-                oldest.mold = None
-            self._molds.append(ref(plan))
-        plan.mold = mold
+        mold = Mold(kind, like, found.request_id, ref(image), **times)
+        if plan.wish.max_age is None and is_own(replay):
+            if plan.mold is None:
+                if len(self._molds) == self._molds.maxlen and (first := self._molds[0]()):
+                    first.mold = None
+                self._molds.append(ref(plan))
+            plan.mold = mold
+        return mold
 
     def note_hit(self, trip: Trip, plan: Plan) -> None:
         """It is answered from this entry."""

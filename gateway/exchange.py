@@ -267,27 +267,44 @@ class Exchange(Struct, frozen=True):
     counted_tokens: int = 0  # what it counts against limits on tokens
     clamped: int | None = None  # the output cap that it was lowered to
     bound_exceeded: bool = False  # it took more than was reserved
-    mold: Mold | None = None  # of a hit that came before
+    mold: Mold | None = None  # of a hit whose kind came before
+
+
+class Kind:
+    """What all hits have in common that one caller gets of one model, with one head, in one form:
+    `like` is one of them. Their timings have what a hit comes to: `received`, `admitted`,
+    `looked_up` (`first_token` is that), and `total` (`booked` is that). A sink keeps here what it
+    made of that.
+
+    It holds for one minute (`until`, in wall seconds), since prices may go by the time of day.
+    """
+
+    __slots__ = ("lane", "like", "line", "row", "until")
+
+    def __init__(self, like: Exchange) -> None:
+        self.like = like
+        self.until = (like.at // 60 + 1) * 60
+        self.lane: Any = None  # the metrics'
+        self.line: Any = None  # the access log's
+        self.row: Any = None  # the ledger's
 
 
 class Mold:
-    """What equal hits have in common: `like` is one of them. In their exchanges differ `id`, `at`,
-    `client`, `timings`, `cache_age`, `saved_seconds`, `client_retry`, `tags`, `trace`, `context`,
-    `counted` and `counted_tokens`. Their timings have what a hit comes to: `received`, `admitted`,
-    `looked_up` (`first_token` is that), and `total` (`booked` is that). A sink keeps here what it
-    made of all else.
+    """What hits of one kind that are answered with the same recording have in common: also
+    `cache_key`, `saved`, `saved_cost`, `summary`, `bytes_in` and `bytes_out`. In their exchanges
+    differ `id`, `at`, `client`, `timings`, `cache_age`, `saved_seconds`, `client_retry`, `tags`,
+    `trace`, `context`, `counted` and `counted_tokens`. A sink keeps here what it made of all else.
 
-    It holds for one recording (`of`: its request's id) while its image, held weakly, is there; and
-    for one minute (`until`, in wall seconds), since prices may go by the time of day. `created`,
-    `ttl` and `seconds` are the recording's. Never changed but for what sinks keep: another is made.
+    It holds for one recording (`of`: its request's id) while its image, held weakly, is there.
+    `created`, `ttl` and `seconds` are the recording's. Never changed but for what sinks keep:
+    another is made.
     """
 
-    __slots__ = (
-        *("created", "image", "lane", "like", "line", "of", "row", "seconds", "ttl", "until"),
-    )
+    __slots__ = ("created", "image", "kind", "like", "line", "of", "row", "seconds", "ttl")
 
     def __init__(
         self,
+        kind: Kind,
         like: Exchange,
         of: str,
         image: Callable[[], Any],
@@ -296,10 +313,8 @@ class Mold:
         ttl: float = 0.0,
         seconds: float = 0.0,
     ) -> None:
-        self.like, self.of, self.image = like, of, image
-        self.until = (like.at // 60 + 1) * 60
+        self.kind, self.like, self.of, self.image = kind, like, of, image
         self.created, self.ttl, self.seconds = created, ttl, seconds
-        self.lane: Any = None  # the metrics'
         self.line: Any = None  # the access log's
         self.row: Any = None  # the ledger's
 

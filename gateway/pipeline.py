@@ -41,7 +41,7 @@ from gateway.errors import (
     UnknownURL,
     UnsupportedEncoding,
 )
-from gateway.exchange import CacheState, Caller, Exchange, HeaderList, Mold, Outcome
+from gateway.exchange import CacheState, Caller, Exchange, HeaderList, Kind, Mold, Outcome
 from gateway.flight import Flight, Reader
 from gateway.forms import Replay
 from gateway.house import House
@@ -186,7 +186,7 @@ class Pipeline:
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
         body = trip.body = await ask.body.read(house.body_limit)
-        known = boarding.plans.recall(body) or await boarding.plans.know(body)
+        known = boarding.plans.at_once(body) or await boarding.plans.know(body)
         trip.received = house.clock.monotonic()
         plan = known.planned(caller, trip.said.asks, house.upstreams)
         if plan is None:
@@ -205,6 +205,8 @@ class Pipeline:
             take(trip, plan)
             raise
         take(trip, plan)
+        if entry is None and not boarding.lacks(plan):
+            entry, now = await boarding.fetch(plan), house.clock.now()
         replay = None if entry is None else boarding.at_hand(plan, entry, now)
         if entry is None or replay is None or replay.image.size > AT_ONCE:
             await self._board(trip, plan, body, caller, entry)
@@ -279,11 +281,13 @@ class Pipeline:
         trip.permit.hit(image.saved)
         send_hit(trip, image)
         house.boarding.note_hit(trip, plan)
-        trip.outcome, trip.error = Outcome.OK, None
-        house.boarding.mold(plan, replay, self._exchange(trip))
+        trip.mold = house.boarding.mold(trip, plan, replay, now, house.prices)
+        if trip.mold is None:
+            trip.outcome, trip.error = Outcome.OK, None
+            plan.kinds[trip.stream] = Kind(self._exchange(trip))
 
     def _hit_again(self, trip: Trip, plan: Plan, mold: Mold, now: float) -> None:
-        """One like it went before, and has left its mold."""
+        """One with the same answer went before, and has left its mold."""
         house, image, age = self.house, mold.image(), now - mold.created
         age = max(age, 0.0)  # the clock was set back
         trip.looked_up = house.clock.monotonic()
@@ -310,8 +314,7 @@ class Pipeline:
             entry = house.boarding.find(plan)
 
     async def _aboard(self, trip: Trip, plan: Plan, entry: Entry | None) -> bool:
-        """Answer it without a call; `entry` was found in memory. False: there is no such answer.
-        NotCached."""
+        """Answer it without a call; `entry` was found. False: there is no such answer. NotCached."""
         boarding = self.house.boarding
         if replay := await boarding.look_up(trip, plan, entry):
             trip.permit.hit(replay.image.saved)
@@ -345,7 +348,10 @@ class Pipeline:
         boarding.note_join(trip, flight)
         if not live:
             reader.leave()
-            replay = await boarding.look_up(trip, plan, boarding.find(plan))
+            entry = boarding.find(plan)
+            if entry is None and not boarding.lacks(plan):
+                entry = await boarding.fetch(plan)
+            replay = await boarding.look_up(trip, plan, entry)
             if replay is None:
                 trip.cache = CacheState.MISS
                 return False

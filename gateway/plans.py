@@ -18,7 +18,7 @@ from gateway.cache.rules import Policies, Policy, Traits, Wish
 from gateway.calls import Calls
 from gateway.config import Cache as CacheSection
 from gateway.config import Scope
-from gateway.exchange import CacheState, Caller, Grant, Mold
+from gateway.exchange import CacheState, Caller, Grant, Kind, Mold
 from gateway.forms import beside
 from gateway.ports import Ask, Upstream
 from gateway.said import Asks, said
@@ -57,7 +57,8 @@ class Known(Struct, gc=False):
 
 class Plan(Struct, weakref=True):
     """What one request is to the cache, and where it goes if there is nothing. `key` None: nothing,
-    for the reason in `bypass`; `shown` is what logs have of it. Never changed, but for `mold`."""
+    for the reason in `bypass`; `shown` is what logs have of it. Never changed, but for `mold` and
+    `kinds`."""
 
     request: ChatRequest
     wish: Wish
@@ -76,6 +77,7 @@ class Plan(Struct, weakref=True):
     reads: bool
     keeps: bool
     logged: bool  # the journal may keep something of it
+    kinds: dict[bool, Kind]  # of the hits of such plans, of streams and of JSON
     mold: Mold | None = None  # of the hits of this plan
 
 
@@ -116,25 +118,24 @@ class Plans:
         self._terms.clear()
         self._known_bytes, self._known_limit = 0, beside(section.memory)
 
-    def recall(self, body: bytes) -> Known | None:
-        """What a body asks that came before, byte for byte."""
+    def at_once(self, body: bytes) -> Known | None:
+        """What a body asks; one that came before, byte for byte, is not read again. None: it is
+        too large to be read here."""
         known = self._known.get(body)
         if known is not None:
             self._known.move_to_end(body)  # the one not seen for longest goes first
-        return known
-
-    async def know(self, body: bytes) -> Known:
-        """What a body asks. One that came before is not parsed again."""
-        known = self.recall(body)
-        if known is not None:
             return known
         if len(body) > KNOWN_LARGEST:
-            return await self._calls.off_loop(self._study, body)
+            return None
         known = self._known[body] = self._study(body)
         self._known_bytes += known.weight
         while self._known_bytes > self._known_limit:
             self._known_bytes -= self._known.popitem(last=False)[1].weight
         return known
+
+    async def know(self, body: bytes) -> Known:
+        """The same, however large it is."""
+        return self.at_once(body) or await self._calls.off_loop(self._study, body)
 
     def _study(self, body: bytes) -> Known:
         document = read_document(body, DECISIVE)
@@ -179,9 +180,9 @@ class Plans:
         place = (scope, ask.path, asks.query, upstream.name, upstream.base_url, named)
         like = Plan(
             NO_REQUEST, wish, policy, scope, None, None, upstream, served, caller, asks, upstreams,
-            None, CacheState.MISS, reads=wish.reads, keeps=wish.keeps, logged=logged,
+            None, CacheState.MISS, reads=wish.reads, keeps=wish.keeps, logged=logged, kinds={},
         )  # fmt: skip
-        passing = replace(like, state=CacheState.BYPASS, reads=False, keeps=False)
+        passing = replace(like, state=CacheState.BYPASS, reads=False, keeps=False, kinds={})
         terms = Terms(like, passing, rules.begin_identity(place, asks.semantic))
         plan = _planned(known, terms)
         if asks.size <= PLANNED_LARGEST:

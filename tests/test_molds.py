@@ -1,4 +1,4 @@
-"""A hit like one before it is booked from a mold: the books must not show the difference."""
+"""A hit whose kind came before is booked from a mold: the books must not show the difference."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from msgspec.structs import replace
 from prometheus_client import CollectorRegistry
 
 from gateway.exchange import (
+    NO_COST,
+    NO_USAGE,
     CacheState,
     Caller,
     CallerKind,
     Cost,
     Exchange,
+    Kind,
     Mold,
     Summary,
     Timings,
@@ -30,12 +33,8 @@ def hits(number: int, **same: object) -> list[Exchange]:
     """Equal hits, each with figures of its own."""
     like = exchange(
         cache=CacheState.HIT,
-        cache_key="0123456789abcdef",
         usage=Usage(source=UsageSource.CACHE),
-        saved=SAVED,
         cost=Cost(0),
-        saved_cost=Cost(123_456, "7"),
-        summary=Summary(SAVED, ("stop", "length"), complete=True),
         attempts=0,
         **same,
     )
@@ -55,9 +54,23 @@ def hits(number: int, **same: object) -> list[Exchange]:
             trace="ab" * 16 if at % 4 else None,
             counted=bool(at % 2),
             counted_tokens=at % 5,
+            **recorded(at % 5),
         )
         for at in range(number)
     ]
+
+
+def recorded(at: int) -> dict[str, object]:
+    """What hits of one recording have in common, beside their kind."""
+    saved = [SAVED, Usage(1, 2, source=UsageSource.UPSTREAM), NO_USAGE][at % 3]
+    return {
+        "cache_key": f"{at:016x}",
+        "saved": saved,
+        "saved_cost": [Cost(123_456, "7"), NO_COST, Cost(0)][at % 3],
+        "summary": Summary(saved, [("stop", "length"), ("%s",), ()][at % 3], complete=True),
+        "bytes_in": 1000 + at,
+        "bytes_out": 10 * at,
+    }
 
 
 TOKEN = "sk-" + "t0ken" * 5
@@ -73,8 +86,12 @@ CASES = [
 @pytest.mark.parametrize("same", CASES)
 def test_what_is_booked_from_a_mold_is_what_is_booked_without(same):
     plain = hits(600, **same)
-    mold = Mold(plain[0], "R1", lambda: None)
-    molded = [replace(x, mold=mold) for x in plain]
+    kind = Kind(plain[7])
+    molds = [
+        Mold(kind, replace(plain[8], **recorded(at)), f"R{at}", lambda: None) for at in range(5)
+    ]
+    molded = [replace(x, mold=molds[at % 5]) for at, x in enumerate(plain)]
+    assert [x.mold.like.cache_key for x in molded] == [x.cache_key for x in plain]
     assert [line(x) for x in molded] == [line(x) for x in plain]
     assert [line(x, 3) for x in molded] == [line(x, 3) for x in plain]
     assert [row_of(x) for x in molded] == [row_of(x) for x in plain]

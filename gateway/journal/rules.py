@@ -57,36 +57,49 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     `suppressed`: lines left out before it.
 
     Made for every request, on the event loop's thread: one template, no dict, and parts that come
-    again are kept as they are written; of equal hits, in their mold.
+    again are kept as they are written; of hits, with their kind and in their mold.
     """
     x, mold = exchange, exchange.mold
     if mold is not None and (not (x.tags or x.trace) or _secret(x) is None):
         if mold.line is None:
-            mold.line = _template(_without_secret(x))
-        return _like(x, mold.line, suppressed)
+            shown = _without_secret(mold.like)
+            mold.line = tuple([part.encode() for part in _recorded(shown)])
+            if mold.kind.line is None:
+                mold.kind.line = _template(shown)
+        return _like(x, mold.kind.line, mold.line, suppressed)
     x = _without_secret(x)
-    same = _same(x)
+    start, reason, cost, middle, end = _of_kind(x)
+    key, saved, saved_cost, reasons, came, went = _recorded(x)
     return (
-        f'{{"id":"{x.id}","time":"{rfc3339(x.at)}","client":{_client(x.client[SHORT])},{same[0]}'
-        f"{'null' if x.cache_age is None else _decimal(x.cache_age)},{same[1]}"
-        f"{'null' if x.client_retry is None else _retry(x.client_retry[SHORT])},{same[2]}"
-        f'{_milliseconds(x.timings)},"tags":{_tags(x.tags) if x.tags else "{}"},'
+        f'{{"id":"{x.id}","time":"{rfc3339(x.at)}","client":{_client(x.client[SHORT])},{start}'
+        f"{key}{reason}{'null' if x.cache_age is None else _decimal(x.cache_age)}"
+        f',"saved_tokens":{saved}{cost}{saved_cost}{middle}{reasons}{end}'
+        f"{'null' if x.client_retry is None else _retry(x.client_retry[SHORT])}"
+        f',"bytes_in":{came},"bytes_out":{went},"ms":{_milliseconds(x.timings)}'
+        f',"tags":{_tags(x.tags) if x.tags else "{}"},'
         f'"trace":{"null" if x.trace is None else _text(x.trace)}{_rare(x, suppressed)}}}\n'
     ).encode()
 
 
-def _like(x: Exchange, template: bytes, suppressed: int) -> bytes:
-    """The line of a hit like one before. A template of bytes: one of text is read letter by letter
-    (2 us for such a line)."""
+def _like(x: Exchange, template: bytes, recorded: tuple[bytes, ...], suppressed: int) -> bytes:
+    """The line of a hit whose kind came before. A template of bytes: one of text is read letter by
+    letter (2 us for such a line)."""
     t, ms, age = x.timings, int(x.at * 1_000_000 + 0.5) // 1000, x.cache_age
     looked_up, total = b"%.3f" % (t.looked_up or 0.0), b"%.3f" % t.total
+    key, saved, saved_cost, reasons, came, went = recorded
     return template % (
         x.id.encode(),
         _second(ms // 1000).encode(),
         ms % 1000,
         _client(x.client[SHORT]).encode(),
+        key,
         b"%.3f" % age if age else b"0.0",
+        saved,
+        saved_cost,
+        reasons,
         b"null" if x.client_retry is None else _retry(x.client_retry[SHORT]).encode(),
+        came,
+        went,
         t.received,
         t.admitted,
         looked_up,
@@ -101,26 +114,25 @@ def _like(x: Exchange, template: bytes, suppressed: int) -> bytes:
 
 
 def _template(x: Exchange) -> bytes:
-    """The line of all hits like this one: who waited for nothing, and went no further than the
+    """The line of all hits of this one's kind: who waited for nothing, and went no further than the
     look-up."""
-    first, second, third = [part.replace("%", "%%") for part in _same(x)]
+    start, reason, cost, middle, end = [part.replace("%", "%%") for part in _of_kind(x)]
     return (
-        f'{{"id":"%s","time":"%s.%03dZ","client":%s,{first}%s,{second}%s,{third}'
+        f'{{"id":"%s","time":"%s.%03dZ","client":%s,{start}%s{reason}%s,"saved_tokens":%s{cost}%s'
+        f'{middle}%s{end}%s,"bytes_in":%s,"bytes_out":%s,"ms":'
         '{"received":%.3f,"admitted":%.3f,"looked_up":%s,"connected":null,"first_byte":null,'
         '"first_token":%s,"last_byte":null,"booked":%s,"total":%s,"queued":0.0,"upstream":0.0,'
         '"overhead":%s},"tags":%s,"trace":%s%s}\n'
     ).encode()
 
 
-def _same(x: Exchange) -> tuple[str, str, str]:
-    """What a line has in common with those of equal hits (`Mold`), in three places."""
+def _of_kind(x: Exchange) -> tuple[str, str, str, str, str]:
+    """What a line has in common with those of hits of the same kind, in five places."""
     name = team = kind = None
     if x.caller is not None:
         name, team, kind = x.caller.name[SHORT], x.caller.team, x.caller.kind._value_
-    reasons = () if x.summary is None else x.summary.finish_reasons[:FINISH_REASONS]
     model = None if x.model is None else x.model[SHORT]
     served = None if x.model_served is None else x.model_served[SHORT]
-    key = "null" if x.cache_key is None else f'"{x.cache_key}"'
     asked = "null" if x.upstream_request_id is None else _text(x.upstream_request_id)
     reason = "null" if x.cache_reason is None else _text(x.cache_reason)
     return (
@@ -128,16 +140,33 @@ def _same(x: Exchange) -> tuple[str, str, str]:
         f"{_what(x.endpoint, x.method, x.path[START], model, served, x.upstream)},"
         f'"upstream_request_id":{asked},'
         f"{_end(x.stream, x.status, x.outcome._value_, x.error, x.cache._value_)},"
-        f'"cache_key":{key},"cache_reason":{reason},"cache_age":',
-        f'"saved_tokens":{x.saved.prompt_tokens + x.saved.completion_tokens},'
-        f'"cost_usd":{_dollars(x.cost.nano_usd)},'
-        f'"saved_cost_usd":{_dollars(x.saved_cost.nano_usd)},'
-        f"{_tokens(x.usage)},"
+        '"cache_key":',
+        f',"cache_reason":{reason},"cache_age":',
+        f',"cost_usd":{_dollars(x.cost.nano_usd)},"saved_cost_usd":',
+        f",{_tokens(x.usage)},"
         f'"usage_missing":{"null" if x.usage_missing is None else _text(x.usage_missing)},'
-        f'"finish_reasons":[{",".join([_text(one) for one in reasons]) if reasons else ""}],'
-        f'"attempts":{x.attempts},"retry":',
-        f'"bytes_in":{x.bytes_in},"bytes_out":{x.bytes_out},"ms":',
+        '"finish_reasons":[',
+        f'],"attempts":{x.attempts},"retry":',
     )
+
+
+def _recorded(x: Exchange) -> tuple[str, str, str, str, str, str]:
+    """What it has in common with those of hits of the same recording, in six places."""
+    summary = x.summary
+    reasons = () if summary is None else summary.finish_reasons[:FINISH_REASONS]
+    return (
+        "null" if x.cache_key is None else f'"{x.cache_key}"',
+        str(x.saved.prompt_tokens + x.saved.completion_tokens),
+        _dollars(x.saved_cost.nano_usd),
+        _reasons(reasons) if reasons else "",
+        str(x.bytes_in),
+        str(x.bytes_out),
+    )
+
+
+@lru_cache(KEPT)
+def _reasons(reasons: tuple[str, ...]) -> str:
+    return ",".join([_text(one) for one in reasons])
 
 
 def _secret(x: Exchange) -> str | None:

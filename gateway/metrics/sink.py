@@ -188,8 +188,9 @@ class Metrics:
         touched: list[Lane | Used | Called] = []
         for x in waiting:
             mold = x.mold
-            if mold is not None and mold.lane is not None and mold.lane[0] is lanes:
-                lane = mold.lane[1]
+            known = None if mold is None else mold.kind.lane
+            if known is not None and known[0] is lanes:
+                lane = known[1]
             elif x.endpoint in NOT_COUNTED:
                 continue
             else:
@@ -225,7 +226,7 @@ class Metrics:
         if lane is None:
             lane = self._lanes[kind] = self._lane(x, model, key)
         if x.mold is not None and model == x.model:
-            x.mold.lane = self._lanes, lane
+            x.mold.kind.lane = self._lanes, lane
         if x.cache_reason is not None:
             self._book_reason(cache, x.cache_reason)
         if x.attempts:

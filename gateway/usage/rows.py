@@ -18,6 +18,7 @@ from gateway.exchange import (
     NO_USAGE,
     CacheState,
     Exchange,
+    Mold,
     Outcome,
     Reservation,
     Usage,
@@ -98,8 +99,9 @@ HELD = {
 }
 
 
-# Of a hit like one before (`Mold`): what differs, and what is the same in every hit; all else is
-# the same in those of one mold. Of its time, all is the gateway's own.
+# Of a hit whose kind came before (`Kind`, `Mold`): what differs, what is the same where the
+# recording is, and what is the same in every hit; all else is the same in those of one kind. Of its
+# time, all is the gateway's own.
 _DIFFERS = (
     "id",
     "at",
@@ -127,8 +129,18 @@ OF_ANY_HIT = {
     "clamped": "NULL",
     "bound_exceeded": "0",
 }
-AGAIN = (*_DIFFERS, *(name for name in COLUMNS if name not in {*_DIFFERS, *OF_ANY_HIT}))
-_SAME = itemgetter(*(list(COLUMNS).index(name) for name in AGAIN[len(_DIFFERS) :]))
+_RECORDED = (
+    "cache_key",
+    "saved_tokens",
+    "saved_cost_nano",
+    "bytes_in",
+    "bytes_out",
+    "finish_reasons",
+    "price_version",
+)
+_KIND = tuple(name for name in COLUMNS if name not in {*_DIFFERS, *_RECORDED, *OF_ANY_HIT})
+AGAIN = (*_DIFFERS, *_RECORDED, *_KIND)
+_of_kind = itemgetter(*map(list(COLUMNS).index, _KIND))
 
 
 # Of a call that went well, for a caller without tags: what is the same in all of them.
@@ -156,8 +168,8 @@ def null(kind: str) -> int | str:
 
 
 def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
-    """The rows of those that had a valid caller: short ones of a hit like one before, and of a
-    call that went well, in the orders of AGAIN and of CALL."""
+    """The rows of those that had a valid caller: short ones of a hit whose kind came before, and of
+    a call that went well, in the orders of AGAIN and of CALL."""
     rows: list[Row] = []
     add = rows.append
     for x in exchanges:
@@ -165,7 +177,7 @@ def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
         if mold is not None:
             times, same = x.timings, mold.row
             if same is None:
-                same = mold.row = _same(mold.like)
+                same = mold.row = _recorded(mold)
             add(
                 (
                     x.id,
@@ -252,10 +264,23 @@ def _reasons(reasons: tuple[str, ...]) -> str | int:
     return _text(",".join(reasons)) or 0
 
 
-def _same(like: Exchange) -> Row:
-    """What the rows of equal hits have in common."""
-    same: Row = _SAME(row_of(like))
-    return same
+def _recorded(mold: Mold) -> Row:
+    """What the rows of hits of one recording have in common."""
+    like, kind = mold.like, mold.kind
+    if kind.row is None:
+        kind.row = _of_kind(row_of(kind.like))
+    saved = like.saved.prompt_tokens + like.saved.completion_tokens
+    cost = like.saved_cost.nano_usd if saved else 0
+    return (
+        like.cache_key or 0,
+        saved,
+        "" if cost is None else cost,
+        like.bytes_in,
+        like.bytes_out,
+        _reasons(like.summary.finish_reasons) if like.summary is not None else 0,
+        like.cost.version or like.saved_cost.version or 0,
+        *kind.row,
+    )
 
 
 def row_of(exchange: Exchange) -> Row:

@@ -22,6 +22,7 @@ from gateway.exchange import (
     CacheState,
     Cost,
     Exchange,
+    Kind,
     Mold,
     Outcome,
     Summary,
@@ -191,7 +192,8 @@ async def test_a_row_that_is_bound_short_says_all_the_same(tmp_path, kind, chang
         if {"cache", "clamped", "outcome", "usage"} & set(changes):
             return  # there are no such hits
         like = replace(booked, id=call(2).id, at=0.0, counted=False, counted_tokens=0, tags={})
-        booked = replace(booked, mold=Mold(like, "id", lambda: None))
+        kind = Kind(replace(like, cache_key=None, saved=Usage(9, 9), bytes_in=9, bytes_out=9))
+        booked = replace(booked, mold=Mold(kind, like, "id", lambda: None))
     await book(tmp_path, booked)
     [row] = read(tmp_path, f"SELECT {', '.join(COLUMNS)} FROM requests")
     kinds = zip(row_of(booked), COLUMNS.values(), strict=True)

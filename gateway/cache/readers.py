@@ -77,7 +77,7 @@ class Readers(Generic[T]):
             self._late = {late for late in self._late if not late.done}
         if len(self._late) >= THREADS or len(self._open) >= WAITING:
             return None
-        read = Read[T](key, self._loop.time() + deadline)
+        read: Read[T] = Read(key, self._loop.time() + deadline)
         self._open[read] = None
         if not self._asked:
             self._loop.call_soon(self._hand_over)
@@ -105,7 +105,8 @@ class Readers(Generic[T]):
             self._queue.put(Handful(asked[at : at + size]))
 
     def _hear(self, handful: Handful[T]) -> None:
-        for read in handful.reads:
+        reads, handful.reads = handful.reads, []  # else each would lead to all, and back
+        for read in reads:
             if self._open.pop(read, read) is None:
                 read.ended.end()
 

@@ -28,7 +28,7 @@ from gateway.trip import Trip
 
 log = logging.getLogger("gateway.boarding")
 
-_OF_A_MOLD = 4000  # bytes of Python's own, with what sinks make of it; a test holds it to that
+_OF_A_MOLD = 1200  # bytes of Python's own, with what sinks make of it; a test holds it to that
 
 
 def take(trip: Trip, plan: Plan) -> None:
@@ -107,7 +107,7 @@ class Boarding:
         kind = plan.kinds.get(plan.request.stream)
         if kind is None or now >= kind.until:
             return None
-        found, image = replay
+        found, image = replay.recording, replay.image
         saved, by, served = found.usage, plan.upstream, plan.served
         like = replace(
             kind.like,

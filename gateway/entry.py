@@ -161,20 +161,27 @@ def weight(entry: Entry) -> int:
 
 def measured(entry: Entry) -> tuple[int, int, float, float]:
     """An entry's weight, its size, when it landed and what it is stale from, in one go."""
-    total, size, landed, stale = _OF_AN_ENTRY, 0, 0.0, inf
-    for found in entry.recordings:
-        created = found.created
-        length, end = len(found.body), created + found.ttl
-        size += length
-        total += length + _OF_A_RECORDING
-        if found.usage.details:
-            total += _OF_DETAILS
-        if found.usage_span is not None:
-            total += _OF_AN_IMAGE
-        for name, value in found.headers:
-            total += _OF_A_HEADER + len(name) + len(value)
-        stale, landed = min(stale, end), max(landed, created)
-    return total, size, landed, stale
+    stream, json = entry.stream, entry.json
+    one = stream or json
+    if one is None:
+        return _OF_AN_ENTRY, 0, 0.0, inf
+    more = _OF_AN_ENTRY + _weight(one)
+    size, landed, stale = len(one.body), one.created, one.created + one.ttl
+    if stream is not None and json is not None:
+        more, size = more + _weight(json), size + len(json.body)
+        landed, stale = max(landed, json.created), min(stale, json.created + json.ttl)
+    return more, size, landed, stale
+
+
+def _weight(found: Recording) -> int:
+    total = len(found.body) + _OF_A_RECORDING
+    if found.usage.details:
+        total += _OF_DETAILS
+    if found.usage_span is not None:
+        total += _OF_AN_IMAGE
+    for name, value in found.headers:
+        total += _OF_A_HEADER + len(name) + len(value)
+    return total
 
 
 # Forgetting --------------------------------------------------------------------------------------

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
+from msgspec import Struct
 from msgspec.structs import force_setattr
 
 from gateway.calls import Calls
@@ -39,8 +39,7 @@ def beside(memory: int) -> int:
     return max(1024 * 1024, memory // 8)
 
 
-@dataclass(frozen=True, slots=True, weakref_slot=True)
-class Image:
+class Image(Struct, frozen=True, weakref=True, eq=False):
     """A recording as it is sent, in one form. `lines`: the headers that all hits of it have.
     `length` None: it is a stream. `size` in bytes."""
 
@@ -53,7 +52,7 @@ class Image:
     saved: int  # tokens that it was made of
 
 
-class Replay(NamedTuple):
+class Replay(Struct, frozen=True, gc=False):
     """A kept answer, and how it is sent."""
 
     recording: Recording
@@ -144,11 +143,14 @@ def _image_of(recording: Recording, request: ChatRequest) -> Image:
         force_setattr(recording, "image", images)  # no part of it: see `Imaged`
     image = images.get(shown)
     if image is None:
-        body = memoryview(recording.body)
-        parts = [body] if shown or span is None else [body[: span[0]], body[span[1] :]]
-        pieces = [piece for part in parts for piece in _sliced(part)]
-        kind = next((value for name, value in recording.headers if name == "content-type"), "")
-        image = images[shown] = _image(recording, pieces, kind, stream=request.stream)
+        pieces: list[bytes | memoryview]
+        if span is None and len(recording.body) <= SLICE:
+            pieces = [recording.body]
+        else:
+            body = memoryview(recording.body)
+            parts = [body] if shown or span is None else [body[: span[0]], body[span[1] :]]
+            pieces = [piece for part in parts for piece in _sliced(part)]
+        image = images[shown] = _image(recording, pieces, None, stream=request.stream)
     return image
 
 
@@ -159,8 +161,13 @@ def is_own(replay: Replay) -> bool:
 
 
 def _image(
-    recording: Recording, pieces: Sequence[bytes | memoryview], kind: str, *, stream: bool
+    recording: Recording,
+    pieces: Sequence[bytes | memoryview],
+    kind: str | None,
+    *,
+    stream: bool,
 ) -> Image:
+    """`kind`: its type, where that is not the recording's."""
     usage, size = recording.usage, sum(map(len, pieces))
     saved = usage.prompt_tokens + usage.completion_tokens
     headers, lines = _head_of(recording.headers, kind)
@@ -176,8 +183,10 @@ def _image(
 
 
 @lru_cache(HEADS)
-def _head_of(kept: tuple[tuple[str, str], ...], kind: str) -> tuple[HeaderList, str]:
+def _head_of(kept: tuple[tuple[str, str], ...], kind: str | None) -> tuple[HeaderList, str]:
     """Of what was kept, the headers that still hold; and the lines of all hits with the same."""
+    if kind is None:
+        kind = next((value for name, value in kept if name == "content-type"), "")
     headers = [("content-type", kind)] if kind else []
     headers += [pair for pair in kept if pair[0] in REPLAYED and pair[0] != "content-type"]
     marks = [*OURS, ("x-gateway-cache", CacheState.HIT.value)]

@@ -81,9 +81,8 @@ def watch_cache(metrics: Metrics, cache: TwoTier, boarding: Boarding) -> None:
     metrics.watch_all("gateway_cache_lookups_total", partial(_lookups, cache))
     metrics.watch("gateway_cache_disk_up", lambda: cache.stats().disk.state in {"off", "open"})
     metrics.watch("gateway_cache_writes_waiting", lambda: cache.stats().disk.queued)
-    cache.time_disk(
-        lambda operation, seconds: metrics.timer(OPERATION, operation=operation)(seconds)
-    )
+    get, put = (metrics.timer(OPERATION, operation=name) for name in ("get", "set"))
+    cache.time_disk(get, put)
     metrics.watch("gateway_flights_open", lambda: boarding.in_the_air)
     metrics.watch("gateway_flights_abandoned", lambda: len(boarding.abandoned))
 

@@ -314,7 +314,7 @@ class Pipeline:
             entry = house.boarding.find(plan)
 
     async def _aboard(self, trip: Trip, plan: Plan, entry: Entry | None) -> bool:
-        """Answer it without a call; `entry` was found. False: there is no such answer. NotCached."""
+        """Answer it without a call; `entry` was found. False: there is none. NotCached."""
         boarding = self.house.boarding
         if replay := await boarding.look_up(trip, plan, entry):
             trip.permit.hit(replay.image.saved)

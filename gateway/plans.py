@@ -135,7 +135,8 @@ class Plans:
 
     async def know(self, body: bytes) -> Known:
         """The same, however large it is."""
-        return self.at_once(body) or await self._calls.off_loop(self._study, body)
+        known = self.at_once(body)
+        return await self._calls.off_loop(self._study, body) if known is None else known
 
     def _study(self, body: bytes) -> Known:
         document = read_document(body, DECISIVE)

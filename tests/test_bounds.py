@@ -21,15 +21,16 @@ from gateway.cache.codec import decode, encode
 from gateway.cache.store import NoCache
 from gateway.config import Cache, Size
 from gateway.entry import Entry, Recording, weight
-from gateway.exchange import CacheState, Timings, Usage, UsageSource
+from gateway.exchange import CacheState, Kind, Timings, Usage, UsageSource
 from gateway.forms import Forms
 from gateway.journal.rules import line
 from gateway.metrics import Metrics
 from gateway.plans import Plan
-from gateway.usage.rows import row_of
+from gateway.trip import Trip
+from gateway.usage.rows import rows_of
 from gateway.wire.chat import read_chat
 from tests.exchanges import CALLER, FixedClock, exchange
-from tests.fakes import FakeClock, FakeUpstream, ask
+from tests.fakes import FakeClient, FakeClock, FakePrices, FakeUpstream, ask
 
 T = TypeVar("T")
 MIB = 1024 * 1024
@@ -133,13 +134,15 @@ async def test_their_plans_are_within_that_bound(asked):
 
 async def test_the_molds_of_hits_are_within_that_bound():
     """With what the sinks make of them, in room of their own."""
-    inside = boarding(memory=32 * MIB)
-    upstream = FakeUpstream([])
+    inside = boarding(memory=16 * MIB)
+    upstream, trip = FakeUpstream([]), Trip(ask(), FakeClient([]), "chat/completions")
     plans: list[tuple[Plan, Entry]] = []
+    kinds = {False: Kind(exchange(at=60.0, cache=CacheState.HIT))}
     for number in range(2000):
         known = await inside.plans.know(body(number))
         asking, kept = ask(body(number)), stream(number, 0)
         plan = inside.plans.make(known, CALLER, asking, upstream, [upstream], logged=False)
+        plan.kinds.update(kinds)
         recording = msgspec.structs.replace(kept.recordings[0], headers=())
         plans.append((plan, Entry("issued:1", "m", "openai", json=recording)))
         assert inside.at_hand(*plans[-1], 2.0) is not None  # its image is the entry's
@@ -147,21 +150,21 @@ async def test_the_molds_of_hits_are_within_that_bound():
 
     async def mold(number: int) -> None:
         plan, entry = plans[number]
-        like = exchange(id=f"{number:026}", path=f"/v1/{number:0100}", cache=CacheState.HIT)
         times = Timings(0.1, 0.2, 0.3, first_token=0.3, booked=0.4, total=0.4)
         replay = inside.at_hand(plan, entry, 2.0)
         assert replay is not None
-        inside.mold(plan, replay, like)
-        hit = msgspec.structs.replace(like, timings=times, mold=plan.mold)
+        made = inside.mold(trip, plan, replay, 60.0, FakePrices())
+        assert made is not None
+        hit = msgspec.structs.replace(made.like, timings=times, mold=made)
         line(hit)
-        row_of(hit)
+        rows_of([hit])
         metrics.book(hit)
 
     metrics.configure(models=["gpt-4o"])
     await mold(0)
     took = await grown(mold, 2000)
-    assert MIB < took <= 4 * MIB
-    assert [plan.mold is None for plan, _ in plans].count(True) == 2000 - 4 * MIB // 4000
+    assert MIB < took <= 2 * MIB
+    assert [plan.mold is None for plan, _ in plans].count(True) == 2000 - 2 * MIB // 1200
 
 
 async def test_a_body_that_came_before_is_not_read_again():

@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from gateway.cache import folder as folders
-from gateway.cache.codec import Corrupt, decode, decode_labels
-from gateway.cache.readers import Readers
+from gateway.cache.codec import Corrupt, decode, encode_labels
+from gateway.cache.readers import Read, Readers
 from gateway.cache.table import CORRUPT, ERRORS, Refused, Table, word_for
 from gateway.cache.writer import Put, Writer
 from gateway.entry import DiskFigures, Entry, Selector
@@ -36,7 +36,9 @@ class Disk:
     def __init__(self, folder: Path, clock: Clock, *, size_limit: int) -> None:
         """`size_limit` in bytes, of all its files. Opens nothing."""
         self._folder, self._clock = folder.absolute(), clock
-        self.timed: Callable[[str, float], None] = _untimed
+        # They hear the seconds that each look-up, and each write, took.
+        self.timed_get: Callable[[float], None] = _untimed
+        self.timed_set: Callable[[float], None] = _untimed
         self._writer = Writer(folder, clock, size_limit, self._settled)
         self._readers: Readers[Entry | None] = Readers(self._read, self._leave)
         self._open = False  # from `start` to `close`
@@ -83,34 +85,36 @@ class Disk:
         self._misses += 1
         return True
 
-    async def get(self, key: bytes, deadline: float) -> Entry | None:
-        """What is there, within `deadline` seconds. Never raises. For who has asked `lacks`."""
-        began = self._clock.monotonic()
-        entry = await self._get(key, deadline)
-        self.timed("get", self._clock.monotonic() - began)
-        if entry is not None and entry.created < self._outdated.get(key, 0.0):
-            entry = None
-        self._hits += entry is not None
-        self._misses += entry is None
-        return entry
-
-    async def _get(self, key: bytes, deadline: float) -> Entry | None:
+    def ask(self, key: bytes, deadline: float) -> Read[Entry | None] | None:
+        """Begin to read what is there, within `deadline` seconds. For who has asked `lacks`, awaits
+        that it has `ended`, and then asks for `told`. None: it is a miss, they are too busy."""
         read = self._readers.submit(key, deadline)
         if read is None:
             self._errors["busy"] += 1
-            return None
-        try:
-            await read.ended
-        except BaseException:
-            self._readers.give_up(read)
-            raise
+            self._misses += 1
+        return read
+
+    def give_up(self, read: Read[Entry | None]) -> None:
+        """Nobody waits for it any more."""
+        self._readers.give_up(read)
+
+    def told(self, read: Read[Entry | None]) -> Entry | None:
+        """What a read has brought. Never raises."""
+        key, entry = read.key, None
+        self.timed_get(read.took)
         if read.late:
             self._errors["deadline"] += 1
         elif read.error is not None:
             self._failed(key, read.error)
         else:
-            return read.value
-        return None
+            entry = read.value
+        if self._outdated and entry is not None and entry.created < self._outdated.get(key, 0.0):
+            entry = None
+        if entry is None:
+            self._misses += 1
+        else:
+            self._hits += 1
+        return entry
 
     def _failed(self, key: bytes, error: BaseException) -> None:
         word = word_for(error)
@@ -153,7 +157,7 @@ class Disk:
 
     def _settled(self, puts: list[Put], took: float | None) -> None:
         if took is not None:
-            self.timed("set", took)
+            self.timed_set(took)
         waiting, outdated = self.waiting, self._outdated
         self._queued -= len(puts)
         for put in puts:
@@ -230,7 +234,8 @@ class Disk:
 class NoDisk:
     """`cache.size_limit: 0`: memory is all there is."""
 
-    timed: Callable[[str, float], None]
+    timed_get: Callable[[float], None]
+    timed_set: Callable[[float], None]
     waiting: Mapping[bytes, Entry] = {}
 
     async def start(self) -> None:
@@ -246,7 +251,14 @@ class NoDisk:
         """Everything."""
         return True
 
-    async def get(self, key: bytes, deadline: float) -> Entry | None:
+    def ask(self, key: bytes, deadline: float) -> Read[Entry | None] | None:
+        """A miss."""
+        return None
+
+    def give_up(self, read: Read[Entry | None]) -> None:
+        """There is none."""
+
+    def told(self, read: Read[Entry | None]) -> Entry | None:
         """A miss."""
         return None
 
@@ -277,14 +289,14 @@ def _entry(
     data, labels = found
     try:
         entry = decode(data, key)
-        if decode_labels(labels) != entry.labels:
-            return Refused("a purge would have passed it by")
     except Corrupt as error:
         return error
+    if labels != encode_labels(entry):
+        return Refused("a purge would have passed it by")
     return entry
 
 
-def _untimed(operation: str, seconds: float) -> None:
+def _untimed(seconds: float) -> None:
     """Nobody wants to know."""
 
 

@@ -25,16 +25,18 @@ HANDFUL = 8  # reads that a thread does together
 
 
 class Read(Generic[T]):
-    """One read. `late`: it missed its deadline; else, once `ended`, a `value` or an `error`."""
+    """One read. `late`: it missed its deadline; else, once `ended`, a `value` or an `error`. `took`
+    is in seconds."""
 
     late = unwanted = False
+    took = 0.0
     error: BaseException | None = None
     value: T
     begun: Handful[T] | None = None
 
-    def __init__(self, key: bytes, due: float) -> None:
-        """`due` in the loop's seconds."""
-        self.key, self.due, self.ended = key, due, Pause()
+    def __init__(self, key: bytes, asked: float, due: float) -> None:
+        """`asked` and `due` in the loop's seconds."""
+        self.key, self.asked, self.due, self.ended = key, asked, due, Pause()
 
 
 class Handful(Generic[T]):
@@ -77,7 +79,8 @@ class Readers(Generic[T]):
             self._late = {late for late in self._late if not late.done}
         if len(self._late) >= THREADS or len(self._open) >= WAITING:
             return None
-        read: Read[T] = Read(key, self._loop.time() + deadline)
+        now = self._loop.time()
+        read: Read[T] = Read(key, now, now + deadline)
         self._open[read] = None
         if not self._asked:
             self._loop.call_soon(self._hand_over)
@@ -106,8 +109,10 @@ class Readers(Generic[T]):
 
     def _hear(self, handful: Handful[T]) -> None:
         reads, handful.reads = handful.reads, []  # else each would lead to all, and back
+        now, still_open = self._loop.time(), self._open
         for read in reads:
-            if self._open.pop(read, read) is None:
+            if still_open.pop(read, read) is None:
+                read.took = now - read.asked
                 read.ended.end()
 
     def _watch_for(self, seconds: float) -> None:
@@ -119,7 +124,7 @@ class Readers(Generic[T]):
         """One timer for all of them: it rings when the first may be due, answered or not."""
         self._timer, now = None, self._loop.time()
         for read in [read for read in self._open if read.due <= now]:
-            read.late = True
+            read.late, read.took = True, now - read.asked
             self.give_up(read)
             read.ended.end()
         if self._open:

@@ -147,10 +147,17 @@ class TwoTier:
 
     async def fetch(self, key: bytes, deadline: float | None = None) -> Entry | None:
         """What is fresh of it on disk, within `deadline` seconds; now in memory too."""
-        ticket = self._purges.ticket()
-        entry = await self._disk.get(key, self._deadline if deadline is None else deadline)
+        disk, ticket, entry = self._disk, self._purges.ticket(), None
+        read = disk.ask(key, self._deadline if deadline is None else deadline)
+        if read is not None:
+            try:
+                await read.ended
+            except BaseException:
+                disk.give_up(read)
+                raise
+            entry = disk.told(read)
         now = self._clock.now()
-        newer = self._memory.peek(key, now) or self._disk.waiting.get(key)
+        newer = self._memory.peek(key, now) or disk.waiting.get(key)
         if newer is not None:
             return newer.at(now)
         if entry is None or (entry := entry.at(now)) is None:
@@ -216,9 +223,9 @@ class TwoTier:
             disk=self._disk.figures(),
         )
 
-    def time_disk(self, timed: Callable[[str, float], None]) -> None:
-        """Tell `timed` of each look-up (get) and write (set) of the disk, in seconds."""
-        self._disk.timed = timed
+    def time_disk(self, get: Callable[[float], None], put: Callable[[float], None]) -> None:
+        """Tell them of each look-up (get) and write (put) of the disk, in seconds."""
+        self._disk.timed_get, self._disk.timed_set = get, put
 
     def reconfigure(self, section: Cache) -> None:
         """Other bounds, from now on; the disk cannot be turned on or off."""

@@ -162,8 +162,10 @@ class Metrics:
     # What is counted ------------------------------------------------------------------------------
 
     def timer(self, name: str, **labels: str) -> Callable[[float], None]:
-        """What takes the value of one observation of a histogram. KeyError: none such."""
-        return partial(self._observe, name, labels_of(name, labels))
+        """What takes the value of one observation of a histogram whose series stay. KeyError: none
+        such."""
+        cell = self._store.cell(name, *labels_of(name, labels))
+        return partial(observe, cell, SPECS[name].buckets)
 
     def add(self, name: str, amount: float = 1, **labels: str) -> None:
         """Count something. KeyError: none such."""
@@ -281,9 +283,6 @@ class Metrics:
 
     def _set(self, name: str, value: float, *labels: str) -> None:
         self._store.cell(name, *labels)[0] = value
-
-    def _observe(self, name: str, labels: Labels, value: float) -> None:
-        observe(self._store.cell(name, *labels), SPECS[name].buckets, value)
 
     def counted(self, name: str) -> dict[str, float]:
         """What a counter with one label holds now, by that label."""

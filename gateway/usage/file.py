@@ -22,6 +22,16 @@ import msgspec
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage import calendar
+from gateway.usage.columns import (
+    AGAIN,
+    CALL,
+    COLUMNS,
+    HELD,
+    OF_ANY_CALL,
+    OF_ANY_HIT,
+    SURE,
+    null,
+)
 from gateway.usage.migrations import (
     FIGURES,
     FOUND_BY,
@@ -31,17 +41,7 @@ from gateway.usage.migrations import (
     refuse_newer,
     version_of,
 )
-from gateway.usage.rows import (
-    AGAIN,
-    CALL,
-    COLUMNS,
-    HELD,
-    OF_ANY_CALL,
-    OF_ANY_HIT,
-    SURE,
-    Row,
-    null,
-)
+from gateway.usage.rows import Row
 from gateway.usage.sums import prepare
 
 BUSY = 250  # milliseconds that SQLite waits for a lock, before it is tried again

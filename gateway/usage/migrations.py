@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gateway.usage.rows import COLUMNS
+from gateway.usage.columns import COLUMNS
 
 FIGURES = (
     "requests",

@@ -10,8 +10,8 @@ from zoneinfo import ZoneInfo
 
 from gateway.exchange import ulid
 from gateway.usage.calendar import DAY, QUARTER, day_of, start_of
+from gateway.usage.columns import COLUMNS
 from gateway.usage.migrations import FIGURES, PART
-from gateway.usage.rows import COLUMNS
 from gateway.usage.rules import glob
 
 BY = ("key", "team", "model", "day")  # and tag:NAME

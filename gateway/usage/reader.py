@@ -21,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage.calendar import QUARTER, day_of, window_starts
+from gateway.usage.columns import HELD
 from gateway.usage.file import reservation
 from gateway.usage.ledger import NAME
 from gateway.usage.migrations import FIGURES, MIGRATIONS, LedgerError, refuse_newer, version_of
@@ -31,7 +32,6 @@ from gateway.usage.questions import (
     log_statement,
     usage_statement,
 )
-from gateway.usage.rows import HELD
 
 THREADS = 2
 FRESH = 2.0  # seconds that a question waits for rows that are on their way

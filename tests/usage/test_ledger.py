@@ -32,9 +32,10 @@ from gateway.exchange import (
 )
 from gateway.usage import file as ledger_file
 from gateway.usage import ledger as ledger_module
+from gateway.usage.columns import COLUMNS, HELD, null
 from gateway.usage.ledger import NAME, SQLiteLedger
 from gateway.usage.migrations import LedgerError
-from gateway.usage.rows import COLUMNS, HELD, null, row_of, row_of_held
+from gateway.usage.rows import row_of, row_of_held
 from tests.usage.samples import (
     NOON,
     SetClock,

@@ -9,11 +9,11 @@ from contextlib import closing
 import pytest
 
 from gateway.config import Usage
+from gateway.usage.columns import COLUMNS
 from gateway.usage.ledger import NAME, SQLiteLedger
 from gateway.usage.migrations import FIGURES, MIGRATIONS, LedgerError, migrate, version_of
 from gateway.usage.questions import LogQuestion
 from gateway.usage.reader import reading
-from gateway.usage.rows import COLUMNS
 from tests.usage.samples import (
     SetClock,
     book,

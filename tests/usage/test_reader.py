@@ -19,11 +19,12 @@ from msgspec.structs import replace
 
 from gateway.exchange import CacheState, Exchange, Usage, UsageSource, ulid
 from gateway.usage.calendar import QUARTER, day_at
+from gateway.usage.columns import COLUMNS
 from gateway.usage.file import LedgerFile
 from gateway.usage.ledger import NAME
 from gateway.usage.questions import LogQuestion, UsageQuestion
 from gateway.usage.reader import Spent, no_books, reading
-from gateway.usage.rows import COLUMNS, row_of
+from gateway.usage.rows import row_of
 from tests.usage.samples import (
     NOON,
     book,

@@ -29,6 +29,7 @@ from gateway.usage.columns import (
     HELD,
     OF_ANY_CALL,
     OF_ANY_HIT,
+    OF_KIND,
     SURE,
     null,
 )
@@ -41,7 +42,7 @@ from gateway.usage.migrations import (
     refuse_newer,
     version_of,
 )
-from gateway.usage.rows import Row
+from gateway.usage.rows import Row, flat
 from gateway.usage.sums import prepare
 
 BUSY = 250  # milliseconds that SQLite waits for a lock, before it is tried again
@@ -62,6 +63,7 @@ ENVIRONMENT = frozenset(
     }
 )
 
+MANY = 16  # hits of one kind in a batch that have statements of their own
 SIZES = (256, 64, 16, 4, 1)  # rows in one statement: few forms of it, each compiled once
 KNOWN, PARTS = 4000, 100  # series that are remembered, and beginnings of ids
 ADD_UP = "INSERT INTO newest VALUES (?)"
@@ -83,7 +85,7 @@ _NAMES = (*SERIES, *(name for name in FOUND_BY if name not in SERIES))
 
 class Form:
     """Rows that are bound alike: `bound` are their columns, in order, `fixed` the others' SQL; of
-    what is bound, `sure` is never NULL."""
+    what is bound, `sure` is never NULL. `shared` are bound once, after all rows."""
 
     def __init__(
         self,
@@ -92,31 +94,40 @@ class Form:
         bound: Sequence[str],
         fixed: Mapping[str, str] = MappingProxyType({}),
         sure: Collection[str] = (),
+        shared: Sequence[str] = (),
     ) -> None:
-        places = {name: f"column{place}" for place, name in enumerate(bound, 1)}
-        values = []
-        for name, kind in kinds.items():
-            value = places[name] if name in places else places.get(fixed[name], fixed[name])
-            nullable = name in places and name not in sure and "NOT NULL" not in kind
-            values.append(f"nullif({value}, {null(kind)!r})" if nullable else value)
-        # A reservation that has been settled does not come back.
-        settled = "NOT EXISTS (SELECT 1 FROM requests WHERE id = column1)"
-        self._row = f"({', '.join('?' * len(bound))})"
+        self._table, self._kinds, self._fixed, self._sure = table, kinds, fixed, sure
+        self._bound, self._shared = bound, shared
         self._inserts: dict[int, str] = {}
-        self._before = (
-            f"INSERT INTO {table} ({', '.join(kinds)}) SELECT {', '.join(values)} FROM (VALUES "
-        )
-        self._after = (
-            f") WHERE {settled if table == 'reservations' else 'true'} ON CONFLICT (id) DO NOTHING"
-        )
-        self.names = [name for name in _NAMES if name in places]
-        self.named: Callable[[Row], tuple[Any, ...]] = itemgetter(*map(bound.index, self.names))
+        both = [*bound, *shared]
+        self.names = [name for name in _NAMES if name in both]
+        self.named: Callable[[Row], tuple[Any, ...]] = itemgetter(*map(both.index, self.names))
 
     def insert(self, size: int) -> str:
         """So many at once; what is there already stays."""
         if size not in self._inserts:
-            self._inserts[size] = self._before + ", ".join([self._row] * size) + self._after
+            self._inserts[size] = self._statement(size)
         return self._inserts[size]
+
+    def _statement(self, size: int) -> str:
+        width, values = len(self._bound), []
+        places = {name: f"column{place}" for place, name in enumerate(self._bound, 1)}
+        places |= {name: f"?{place}" for place, name in enumerate(self._shared, size * width + 1)}
+        for name, kind in self._kinds.items():
+            fixed = self._fixed.get(name, "")
+            value = places[name] if name in places else places.get(fixed, fixed)
+            nullable = name in places and name not in self._sure and "NOT NULL" not in kind
+            values.append(f"nullif({value}, {null(kind)!r})" if nullable else value)
+        # A reservation that has been settled does not come back.
+        settled = "NOT EXISTS (SELECT 1 FROM requests WHERE id = column1)"
+        names = ", ".join([f"column{place}" for place in range(1, width + 1)])
+        rows = ", ".join([f"({', '.join('?' * width)})"] * size)
+        return (
+            f"INSERT INTO {self._table} ({', '.join(self._kinds)}) "
+            f"WITH given ({names}) AS (VALUES {rows}) SELECT {', '.join(values)} FROM given "
+            f"WHERE {settled if self._table == 'reservations' else 'true'} "
+            "ON CONFLICT (id) DO NOTHING"
+        )
 
 
 # A row's series is bound last.
@@ -127,6 +138,10 @@ FORMS = {  # by the length of their rows
     len(CALL): Form("requests", _KINDS, [*CALL, "series"], OF_ANY_CALL, SURE),
     len(AGAIN): Form("requests", _KINDS, [*AGAIN, "series"], OF_ANY_HIT),
 }
+# Many hits of one kind: what they share is bound once.
+OF_ONE_KIND = Form(
+    "requests", _KINDS, AGAIN[: -len(OF_KIND)], OF_ANY_HIT, shared=[*OF_KIND, "series"]
+)
 
 
 class LedgerFile:
@@ -178,9 +193,7 @@ class LedgerFile:
     def insert(self, rows: Sequence[Row], held: Sequence[Row]) -> None:
         """Commit rows, what they add to the sums, and reservations, all or none; those that are
         there already stay as they are, and add nothing."""
-        formed = defaultdict(list)
-        for row in rows:
-            formed[len(row)].append(row)
+        formed, kinds = _sorted(rows)
         settled = self._open.intersection(row[0] for row in rows) if self._open else ()
         try:
             self._execute("BEGIN IMMEDIATE")
@@ -189,6 +202,9 @@ class LedgerFile:
             for size, alike in formed.items():
                 form = FORMS[size]
                 fresh += self._write(form, self._with_series(form, alike))
+            for alike in kinds:
+                shared = self._shared(alike)
+                fresh += self._write(OF_ONE_KIND, [row[:-1] for row in alike], shared)
             if fresh:
                 self._execute(ADD_UP, (fresh,))
             if settled:
@@ -211,6 +227,13 @@ class LedgerFile:
                 part, known = begins, self._known[begins]
             made.append((*row, known.get(named) or self._learn(part, named, form)))
         return made
+
+    def _shared(self, rows: Sequence[Row]) -> Row:
+        """What rows of one kind share; where they can be found is written down."""
+        named, series = OF_ONE_KIND.named(flat(rows[0])), 0
+        for part in {str(row[0])[:PART] for row in rows}:
+            series = self._known[part].get(named) or self._learn(part, named, OF_ONE_KIND)
+        return *rows[0][-1], series
 
     def _learn(self, part: str, named: tuple[Any, ...], form: Form) -> int:
         """The number of these names' series; from now on rows of them are found in this place."""
@@ -250,12 +273,12 @@ class LedgerFile:
             (msgspec.json.encode(list(ids)).decode(),),
         )
 
-    def _write(self, form: Form, rows: Sequence[Row]) -> int:
+    def _write(self, form: Form, rows: Sequence[Row], shared: Row = ()) -> int:
         """How many of them are new."""
         fresh = at = 0
         for size in SIZES:
             while at + size <= len(rows):
-                values = list(chain.from_iterable(rows[at : at + size]))
+                values = list(chain(chain.from_iterable(rows[at : at + size]), shared))
                 fresh += self._execute(form.insert(size), values).rowcount
                 at += size
         return fresh
@@ -351,6 +374,21 @@ class LedgerFile:
                 self._execute("ROLLBACK")
             except sqlite3.Error:
                 self.close()
+
+
+def _sorted(rows: Sequence[Row]) -> tuple[Mapping[int, list[Row]], list[list[Row]]]:
+    """Rows by their length; and apart, where they are many, those of hits of one kind."""
+    formed: defaultdict[int, list[Row]] = defaultdict(list)
+    kinds: defaultdict[int, list[Row]] = defaultdict(list)
+    for row in rows:
+        if type(row[-1]) is tuple:
+            kinds[id(row[-1])].append(row)
+        else:
+            formed[len(row)].append(row)
+    for alike in kinds.values():
+        if len(alike) < MANY:
+            formed[len(AGAIN)].extend(map(flat, alike))
+    return formed, [alike for alike in kinds.values() if len(alike) >= MANY]
 
 
 def is_environment(error: BaseException) -> bool:

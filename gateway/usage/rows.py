@@ -31,14 +31,15 @@ TEXT = 256  # characters of a name that a client or an upstream chose
 START = slice(TEXT)  # no more is needed of it, nor kept
 KEPT = 1024
 
-Row = tuple[int | float | str, ...]
+Row = tuple[Any, ...]  # ints, floats and strs
 
 _of_kind = itemgetter(*map(list(COLUMNS).index, OF_KIND))
 
 
 def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
     """The rows of those that had a valid caller: short ones of a hit whose kind came before, and of
-    a call that went well, in the orders of AGAIN and of CALL."""
+    a call that went well, in the orders of AGAIN and of CALL. Of such a hit without tags, the last
+    member is a row itself, of what it shares with its kind (see `flat`)."""
     rows: list[Row] = []
     add = rows.append
     for x in exchanges:
@@ -47,22 +48,26 @@ def rows_of(exchanges: Iterable[Exchange]) -> list[Row]:
             times, same = x.timings, mold.row
             if same is None:
                 same = mold.row = _recorded(mold)
-            add(
-                (
-                    x.id,
-                    int(x.at * 1000),
-                    _tags(x.tags) if x.tags else 0,
-                    times.admitted or 0.0,
-                    times.looked_up or 0.0,
-                    times.total,
-                    1 if x.counted else 0,
-                    x.counted_tokens,
-                    *same,
-                )
+            row = (
+                x.id,
+                int(x.at * 1000),
+                _tags(x.tags) if x.tags else 0,
+                times.admitted or 0.0,
+                times.looked_up or 0.0,
+                times.total,
+                1 if x.counted else 0,
+                x.counted_tokens,
+                *same,
             )
+            add(flat(row) if x.tags else row)
         elif x.caller is not None:
             add(_row_of_call(x) or row_of(x))
     return rows
+
+
+def flat(row: Row) -> Row:
+    """A row in the order of AGAIN, of one whose last member is what its kind shares."""
+    return *row[:-1], *row[-1]
 
 
 def _row_of_call(x: Exchange) -> Row | None:
@@ -134,7 +139,7 @@ def _reasons(reasons: tuple[str, ...]) -> str | int:
 
 
 def _recorded(mold: Mold) -> Row:
-    """What the rows of hits of one recording have in common."""
+    """What the rows of hits of one recording have in common; last, as one, what their kind has."""
     like, kind = mold.like, mold.kind
     if kind.row is None:
         kind.row = _of_kind(row_of(kind.like))
@@ -148,7 +153,7 @@ def _recorded(mold: Mold) -> Row:
         like.bytes_out,
         _reasons(like.summary.finish_reasons) if like.summary is not None else 0,
         like.cost.version or like.saved_cost.version or 0,
-        *kind.row,
+        kind.row,
     )
 
 

@@ -29,6 +29,7 @@ from gateway.exchange import (
     Timings,
     Usage,
     UsageSource,
+    ulid,
 )
 from gateway.usage import file as ledger_file
 from gateway.usage import ledger as ledger_module
@@ -204,6 +205,49 @@ async def test_a_row_that_is_bound_short_says_all_the_same(tmp_path, kind, chang
     ]
     assert dict(zip(COLUMNS, row, strict=True)) == dict(zip(COLUMNS, given, strict=True))
     sums_are_the_rows(tmp_path)
+
+
+async def test_hits_of_many_kinds_in_one_batch_say_all_the_same(tmp_path):
+    """Those of a kind are bound together, where they are many and have no tags."""
+    booked: list[Exchange] = []
+    for caller, count in (("alice", 300), ("bob", 20), ("carol", 3)):
+        like = hit(1, key=caller, timings=OF_A_HIT)
+        kind = Kind(replace(like, cache_key=None, saved=Usage(9, 9), bytes_in=9, bytes_out=9))
+        for number in range(count):
+            own = replace(
+                like,
+                id=ulid(
+                    int(NOON * 1000) + number * 10, len(booked).to_bytes(10, "big")
+                ),  # many seconds
+                at=NOON + number / 100,
+                cache_key=f"{number % 7:016x}",
+                saved=Usage(number % 7, 1),
+                counted=number % 2 == 0,
+                counted_tokens=number % 5,
+                tags={"a": str(number % 3)} if number % 4 == 0 else {},
+            )
+            booked.append(replace(own, mold=Mold(kind, own, "id", lambda: None)))
+    await book(tmp_path, *booked, booked[0])
+    rows = read(tmp_path, f"SELECT {', '.join(COLUMNS)} FROM requests ORDER BY id")
+    kinds = list(COLUMNS.values())
+    assert rows == [
+        tuple(
+            None if type(v) is type(null(k)) and v == null(k) and "NOT" not in k else v
+            for v, k in zip(row_of(x), kinds, strict=True)
+        )
+        for x in sorted(booked, key=lambda x: x.id)
+    ]
+    sums_are_the_rows(tmp_path)
+    found = {
+        (what, name, part)
+        for x in booked
+        for what, name, part in [
+            ("key", x.caller and x.caller.name, x.id[:8]),
+            ("model", x.model, x.id[:8]),
+            ("cache", x.cache.value, x.id[:8]),
+        ]
+    }
+    assert set(read(tmp_path, "SELECT what, name, part FROM places")) == found
 
 
 async def test_a_row_for_each_caller_and_none_for_nobody(tmp_path):

@@ -156,17 +156,20 @@ def sums_are_the_rows(data: Path) -> None:
         "counted": "sum(counted)",
         "counted_tokens": "sum(counted_tokens)",
     }
-    names = "key, CASE WHEN upstream IS NULL THEN '' ELSE ifnull(model, '') END"
+    names = (
+        "key, CASE WHEN upstream IS NULL THEN '' ELSE ifnull(model, '') END, "
+        "ifnull(team, ''), ifnull(tags, '')"
+    )
     rows = read(
         data,
         f"SELECT at / 900000, {names}, {', '.join(figures.values())} FROM requests "
-        "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        "GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5",
     )
     sums = ", ".join(f"sum({name})" for name in figures)
     quarters = read(
         data,
-        f"SELECT quarter, key, model, {sums} FROM quarters JOIN series ON series.id = series "
-        "GROUP BY 1, 2, 3 ORDER BY 1, 2, 3",
+        f"SELECT quarter, key, model, team, tags, {sums} FROM quarters JOIN series "
+        "ON series.id = series GROUP BY 1, 2, 3, 4, 5 ORDER BY 1, 2, 3, 4, 5",
     )
     assert quarters == rows
     days = read(data, f"SELECT {sums} FROM days")

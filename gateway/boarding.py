@@ -18,12 +18,12 @@ from gateway.cache.rules import Landing
 from gateway.calls import Calls
 from gateway.config import Cache as CacheSection
 from gateway.entry import Entry, Recording
-from gateway.exchange import NO_USAGE, Mold
+from gateway.exchange import NO_USAGE, Kind, Mold
 from gateway.flight import Flight
 from gateway.forms import REPLAYED, Forms, Replay, beside, is_own, recorded
 from gateway.leash import Leash
 from gateway.plans import Plan, Plans
-from gateway.ports import Cache, ClientGone, Clock, Prices, Upstream
+from gateway.ports import AT_ONCE, Cache, ClientGone, Clock, Prices, Upstream
 from gateway.trip import Trip
 
 log = logging.getLogger("gateway.boarding")
@@ -90,36 +90,41 @@ class Boarding:
 
     # -- what hits have in common ------------------------------------------------------------------
 
-    def mold_of(self, plan: Plan, entry: Entry | None, now: float) -> Mold | None:
-        """Of the last hit of that plan, where this one is like it."""
-        mold = plan.mold
-        if mold is None or entry is None or now >= mold.kind.until or mold.image() is None:
+    def mold_of(self, plan: Plan, entry: Entry | None, now: float, prices: Prices) -> Mold | None:
+        """Of a hit with what was found, where it needs no building and is small; None where none
+        of its kind came before in this minute."""
+        if entry is None:
             return None
-        found = entry.stream if plan.request.stream else entry.json
-        return mold if found is not None and found.request_id == mold.of else None
-
-    def mold(
-        self, trip: Trip, plan: Plan, replay: Replay, now: float, prices: Prices
-    ) -> Mold | None:
-        """Of a hit that has been sent; None where none of its kind came before in this minute. The
-        next ones of that plan will be like it, where they are of the form that was kept, and of
-        any age. The oldest molds go first."""
-        kind = plan.kinds.get(plan.request.stream)
+        request, mold = plan.request, plan.mold
+        if mold is not None and now < mold.kind.until and mold.image() is not None:
+            found = entry.stream if request.stream else entry.json
+            if found is not None and found.request_id == mold.of:
+                return mold
+        kind = plan.kinds.get(request.stream)
         if kind is None or now >= kind.until:
             return None
+        replay = self.at_hand(plan, entry, now)
+        if replay is None or replay.image.size > AT_ONCE:
+            return None
+        return self._mold(plan, replay, kind, prices)
+
+    def _mold(self, plan: Plan, replay: Replay, kind: Kind, prices: Prices) -> Mold:
+        """The next hits of that plan will be like this one, where they are of the form that was
+        kept, and of any age. The oldest molds go first."""
         found, image = replay.recording, replay.image
-        saved, by, served = found.usage, plan.upstream, plan.served
+        saved, by, tier = found.usage, plan.upstream, image.summary.service_tier
         like = replace(
             kind.like,
             cache_key=plan.shown,
             saved=saved,
-            saved_cost=prices.cost(by.name, by.base_url, served, saved, image.summary.service_tier),
+            saved_cost=prices.cost(by.name, by.base_url, plan.served or "", saved, tier),
             summary=image.summary,
-            bytes_in=trip.ask.body.received,
-            bytes_out=trip.client.bytes_out,
+            bytes_in=len(plan.request.body),
+            bytes_out=image.size,
         )
-        times = {"created": found.created, "ttl": found.ttl, "seconds": found.seconds}
-        mold = Mold(kind, like, found.request_id, ref(image), **times)
+        mold = Mold(
+            kind, like, found.request_id, ref(image), found.created, found.ttl, found.seconds
+        )
         if plan.wish.max_age is None and is_own(replay):
             if plan.mold is None:
                 if len(self._molds) == self._molds.maxlen and (first := self._molds[0]()):

@@ -308,7 +308,6 @@ class Mold:
         like: Exchange,
         of: str,
         image: Callable[[], Any],
-        *,
         created: float = 0.0,
         ttl: float = 0.0,
         seconds: float = 0.0,

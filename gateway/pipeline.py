@@ -198,20 +198,20 @@ class Pipeline:
         try:
             house.metering.admit(trip, caller, plan.upstream, reads=plan.reads)
             entry, now = boarding.find(plan), house.clock.now()
-            if mold := boarding.mold_of(plan, entry, now):
-                self._hit_again(trip, plan, mold, now)
+            if entry is None and not boarding.lacks(plan):
+                entry, now = await boarding.fetch(plan), house.clock.now()
+            if mold := boarding.mold_of(plan, entry, now, house.prices):
+                self._hit(trip, plan, mold, now)
                 return
         except BaseException:
             take(trip, plan)
             raise
         take(trip, plan)
-        if entry is None and not boarding.lacks(plan):
-            entry, now = await boarding.fetch(plan), house.clock.now()
         replay = None if entry is None else boarding.at_hand(plan, entry, now)
-        if entry is None or replay is None or replay.image.size > AT_ONCE:
+        if replay is None or replay.image.size > AT_ONCE:
             await self._board(trip, plan, body, caller, entry)
         else:
-            self._hit(trip, plan, replay, now)
+            self._first_hit(trip, plan, replay, now)
 
     def _plan(self, trip: Trip, known: Known, caller: Caller) -> Plan:
         """What a request is to the cache, and where it goes."""
@@ -273,21 +273,8 @@ class Pipeline:
 
     # -- board -------------------------------------------------------------------------------------
 
-    def _hit(self, trip: Trip, plan: Plan, replay: Replay, now: float) -> None:
+    def _hit(self, trip: Trip, plan: Plan, mold: Mold, now: float) -> None:
         """A kept answer that is at hand, and small: it is out before anything else has its turn."""
-        house, image, found = self.house, replay.image, replay.recording
-        trip.looked_up = trip.first_token = house.clock.monotonic()
-        trip.note_hit(found, image.summary, now)
-        trip.permit.hit(image.saved)
-        send_hit(trip, image)
-        house.boarding.note_hit(trip, plan)
-        trip.mold = house.boarding.mold(trip, plan, replay, now, house.prices)
-        if trip.mold is None:
-            trip.outcome, trip.error = Outcome.OK, None
-            plan.kinds[trip.stream] = Kind(self._exchange(trip))
-
-    def _hit_again(self, trip: Trip, plan: Plan, mold: Mold, now: float) -> None:
-        """One with the same answer went before, and has left its mold."""
         house, image, age = self.house, mold.image(), now - mold.created
         age = max(age, 0.0)  # the clock was set back
         trip.looked_up = house.clock.monotonic()
@@ -297,6 +284,17 @@ class Pipeline:
         send_hit(trip, image)
         house.boarding.note_hit(trip, plan)
         trip.mold = mold
+
+    def _first_hit(self, trip: Trip, plan: Plan, replay: Replay, now: float) -> None:
+        """The first of its kind in this minute."""
+        house, image = self.house, replay.image
+        trip.looked_up = trip.first_token = house.clock.monotonic()
+        trip.note_hit(replay.recording, image.summary, now)
+        trip.permit.hit(image.saved)
+        send_hit(trip, image)
+        house.boarding.note_hit(trip, plan)
+        trip.outcome, trip.error = Outcome.OK, None
+        plan.kinds[trip.stream] = Kind(self._exchange(trip))
 
     async def _board(
         self, trip: Trip, plan: Plan, body: bytes, caller: Caller, entry: Entry | None

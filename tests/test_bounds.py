@@ -26,11 +26,10 @@ from gateway.forms import Forms
 from gateway.journal.rules import line
 from gateway.metrics import Metrics
 from gateway.plans import Plan
-from gateway.trip import Trip
 from gateway.usage.rows import rows_of
 from gateway.wire.chat import read_chat
 from tests.exchanges import CALLER, FixedClock, exchange
-from tests.fakes import FakeClient, FakeClock, FakePrices, FakeUpstream, ask
+from tests.fakes import FakeClock, FakePrices, FakeUpstream, ask
 
 T = TypeVar("T")
 MIB = 1024 * 1024
@@ -135,7 +134,7 @@ async def test_their_plans_are_within_that_bound(asked):
 async def test_the_molds_of_hits_are_within_that_bound():
     """With what the sinks make of them, in room of their own."""
     inside = boarding(memory=16 * MIB)
-    upstream, trip = FakeUpstream([]), Trip(ask(), FakeClient([]), "chat/completions")
+    upstream = FakeUpstream([])
     plans: list[tuple[Plan, Entry]] = []
     kinds = {False: Kind(exchange(at=60.0, cache=CacheState.HIT))}
     for number in range(2000):
@@ -151,9 +150,7 @@ async def test_the_molds_of_hits_are_within_that_bound():
     async def mold(number: int) -> None:
         plan, entry = plans[number]
         times = Timings(0.1, 0.2, 0.3, first_token=0.3, booked=0.4, total=0.4)
-        replay = inside.at_hand(plan, entry, 2.0)
-        assert replay is not None
-        made = inside.mold(trip, plan, replay, 60.0, FakePrices())
+        made = inside.mold_of(plan, entry, 2.0, FakePrices())
         assert made is not None
         hit = msgspec.structs.replace(made.like, timings=times, mold=made)
         line(hit)

@@ -63,7 +63,8 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     if mold is not None and (not (x.tags or x.trace) or _secret(x) is None):
         if mold.line is None:
             shown = _without_secret(mold.like)
-            mold.line = tuple([part.encode() for part in _recorded(shown)])
+            key, saved, saved_cost, reasons, came, went = _recorded(shown)
+            mold.line = key.encode(), saved, saved_cost.encode(), reasons.encode(), came, went
             if mold.kind.line is None:
                 mold.kind.line = _template(shown)
         return _like(x, mold.kind.line, mold.line, suppressed)
@@ -81,7 +82,7 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     ).encode()
 
 
-def _like(x: Exchange, template: bytes, recorded: tuple[bytes, ...], suppressed: int) -> bytes:
+def _like(x: Exchange, template: bytes, recorded: tuple[Any, ...], suppressed: int) -> bytes:
     """The line of a hit whose kind came before. A template of bytes: one of text is read letter by
     letter (2 us for such a line)."""
     t, ms, age = x.timings, int(x.at * 1_000_000 + 0.5) // 1000, x.cache_age
@@ -118,8 +119,8 @@ def _template(x: Exchange) -> bytes:
     look-up."""
     start, reason, cost, middle, end = [part.replace("%", "%%") for part in _of_kind(x)]
     return (
-        f'{{"id":"%s","time":"%s.%03dZ","client":%s,{start}%s{reason}%s,"saved_tokens":%s{cost}%s'
-        f'{middle}%s{end}%s,"bytes_in":%s,"bytes_out":%s,"ms":'
+        f'{{"id":"%s","time":"%s.%03dZ","client":%s,{start}%s{reason}%s,"saved_tokens":%d{cost}%s'
+        f'{middle}%s{end}%s,"bytes_in":%d,"bytes_out":%d,"ms":'
         '{"received":%.3f,"admitted":%.3f,"looked_up":%s,"connected":null,"first_byte":null,'
         '"first_token":%s,"last_byte":null,"booked":%s,"total":%s,"queued":0.0,"upstream":0.0,'
         '"overhead":%s},"tags":%s,"trace":%s%s}\n'
@@ -150,17 +151,17 @@ def _of_kind(x: Exchange) -> tuple[str, str, str, str, str]:
     )
 
 
-def _recorded(x: Exchange) -> tuple[str, str, str, str, str, str]:
+def _recorded(x: Exchange) -> tuple[str, int, str, str, int, int]:
     """What it has in common with those of hits of the same recording, in six places."""
     summary = x.summary
     reasons = () if summary is None else summary.finish_reasons[:FINISH_REASONS]
     return (
         "null" if x.cache_key is None else f'"{x.cache_key}"',
-        str(x.saved.prompt_tokens + x.saved.completion_tokens),
+        x.saved.prompt_tokens + x.saved.completion_tokens,
         _dollars(x.saved_cost.nano_usd),
         _reasons(reasons) if reasons else "",
-        str(x.bytes_in),
-        str(x.bytes_out),
+        x.bytes_in,
+        x.bytes_out,
     )
 
 

@@ -9,12 +9,10 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from itertools import chain
-from operator import itemgetter
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -22,17 +20,7 @@ import msgspec
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage import calendar
-from gateway.usage.columns import (
-    AGAIN,
-    CALL,
-    COLUMNS,
-    HELD,
-    OF_ANY_CALL,
-    OF_ANY_HIT,
-    OF_KIND,
-    SURE,
-    null,
-)
+from gateway.usage.columns import HELD
 from gateway.usage.migrations import (
     FIGURES,
     FOUND_BY,
@@ -43,6 +31,7 @@ from gateway.usage.migrations import (
     version_of,
 )
 from gateway.usage.rows import Row, flat
+from gateway.usage.statements import FORMS, NAMES, OF_ONE_KIND, RESERVATION, Form, sorted_by_form
 from gateway.usage.sums import prepare
 
 BUSY = 250  # milliseconds that SQLite waits for a lock, before it is tried again
@@ -63,7 +52,6 @@ ENVIRONMENT = frozenset(
     }
 )
 
-MANY = 16  # hits of one kind in a batch that have statements of their own
 SIZES = (256, 64, 16, 4, 1)  # rows in one statement: few forms of it, each compiled once
 KNOWN, PARTS = 4000, 100  # series that are remembered, and beginnings of ids
 ADD_UP = "INSERT INTO newest VALUES (?)"
@@ -76,71 +64,6 @@ EMPTY_PLACES = (
     "places p WHERE p.what = ?1 AND p.name > names.name) FROM names WHERE name IS NOT NULL) "
     "SELECT what, places.name, part FROM names CROSS JOIN places "
     "ON what = ?1 AND places.name = names.name AND part < ?2 LIMIT ?3)"
-)
-
-
-# What a row is found and added up by.
-_NAMES = (*SERIES, *(name for name in FOUND_BY if name not in SERIES))
-
-
-class Form:
-    """Rows that are bound alike: `bound` are their columns, in order, `fixed` the others' SQL; of
-    what is bound, `sure` is never NULL. `shared` are bound once, after all rows."""
-
-    def __init__(
-        self,
-        table: str,
-        kinds: Mapping[str, str],
-        bound: Sequence[str],
-        fixed: Mapping[str, str] = MappingProxyType({}),
-        sure: Collection[str] = (),
-        shared: Sequence[str] = (),
-    ) -> None:
-        self._table, self._kinds, self._fixed, self._sure = table, kinds, fixed, sure
-        self._bound, self._shared = bound, shared
-        self._inserts: dict[int, str] = {}
-        both = [*bound, *shared]
-        self.names = [name for name in _NAMES if name in both]
-        self.named: Callable[[Row], tuple[Any, ...]] = itemgetter(*map(both.index, self.names))
-
-    def insert(self, size: int) -> str:
-        """So many at once; what is there already stays."""
-        if size not in self._inserts:
-            self._inserts[size] = self._statement(size)
-        return self._inserts[size]
-
-    def _statement(self, size: int) -> str:
-        width, values = len(self._bound), []
-        places = {name: f"column{place}" for place, name in enumerate(self._bound, 1)}
-        places |= {name: f"?{place}" for place, name in enumerate(self._shared, size * width + 1)}
-        for name, kind in self._kinds.items():
-            fixed = self._fixed.get(name, "")
-            value = places[name] if name in places else places.get(fixed, fixed)
-            nullable = name in places and name not in self._sure and "NOT NULL" not in kind
-            values.append(f"nullif({value}, {null(kind)!r})" if nullable else value)
-        # A reservation that has been settled does not come back.
-        settled = "NOT EXISTS (SELECT 1 FROM requests WHERE id = column1)"
-        names = ", ".join([f"column{place}" for place in range(1, width + 1)])
-        rows = ", ".join([f"({', '.join('?' * width)})"] * size)
-        return (
-            f"INSERT INTO {self._table} ({', '.join(self._kinds)}) "
-            f"WITH given ({names}) AS (VALUES {rows}) SELECT {', '.join(values)} FROM given "
-            f"WHERE {settled if self._table == 'reservations' else 'true'} "
-            "ON CONFLICT (id) DO NOTHING"
-        )
-
-
-# A row's series is bound last.
-_KINDS = COLUMNS | {"series": "INTEGER NOT NULL"}
-RESERVATION = Form("reservations", HELD, list(HELD))
-FORMS = {  # by the length of their rows
-    len(COLUMNS): Form("requests", _KINDS, list(_KINDS)),
-    len(CALL): Form("requests", _KINDS, [*CALL, "series"], OF_ANY_CALL, SURE),
-    len(AGAIN): Form("requests", _KINDS, [*AGAIN, "series"], OF_ANY_HIT),
-}
-# Many hits of one kind: what they share is bound once.
-OF_ONE_KIND = Form(
-    "requests", _KINDS, AGAIN[: -len(OF_KIND)], OF_ANY_HIT, shared=[*OF_KIND, "series"]
 )
 
 
@@ -193,7 +116,7 @@ class LedgerFile:
     def insert(self, rows: Sequence[Row], held: Sequence[Row]) -> None:
         """Commit rows, what they add to the sums, and reservations, all or none; those that are
         there already stay as they are, and add nothing."""
-        formed, kinds = _sorted(rows)
+        formed, kinds = sorted_by_form(rows)
         settled = self._open.intersection(row[0] for row in rows) if self._open else ()
         try:
             self._execute("BEGIN IMMEDIATE")
@@ -237,7 +160,7 @@ class LedgerFile:
 
     def _learn(self, part: str, named: tuple[Any, ...], form: Form) -> int:
         """The number of these names' series; from now on rows of them are found in this place."""
-        given = dict.fromkeys(_NAMES, 0) | dict(zip(form.names, named, strict=True))
+        given = dict.fromkeys(NAMES, 0) | dict(zip(form.names, named, strict=True))
         places = [(w, given[w], part) for w in FOUND_BY if isinstance(given[w], str)]
         self._execute(
             "INSERT INTO places SELECT value ->> 0, value ->> 1, value ->> 2 FROM json_each(?) "
@@ -374,21 +297,6 @@ class LedgerFile:
                 self._execute("ROLLBACK")
             except sqlite3.Error:
                 self.close()
-
-
-def _sorted(rows: Sequence[Row]) -> tuple[Mapping[int, list[Row]], list[list[Row]]]:
-    """Rows by their length; and apart, where they are many, those of hits of one kind."""
-    formed: defaultdict[int, list[Row]] = defaultdict(list)
-    kinds: defaultdict[int, list[Row]] = defaultdict(list)
-    for row in rows:
-        if type(row[-1]) is tuple:
-            kinds[id(row[-1])].append(row)
-        else:
-            formed[len(row)].append(row)
-    for alike in kinds.values():
-        if len(alike) < MANY:
-            formed[len(AGAIN)].extend(map(flat, alike))
-    return formed, [alike for alike in kinds.values() if len(alike) >= MANY]
 
 
 def is_environment(error: BaseException) -> bool:

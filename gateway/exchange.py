@@ -113,8 +113,7 @@ class Usage(Struct, frozen=True, gc=False):
 NO_USAGE = Usage()
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+class Cost(Struct, frozen=True, gc=False):
     """Money in whole nano-dollars (10^-9 USD); None where the model has no price.
 
     `version` says which price data it was worked out from.

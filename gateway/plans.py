@@ -128,9 +128,10 @@ class Plans:
         if len(body) > KNOWN_LARGEST:
             return None
         known = self._known[body] = self._study(body)
-        self._known_bytes += known.weight
-        while self._known_bytes > self._known_limit:
-            self._known_bytes -= self._known.popitem(last=False)[1].weight
+        held = self._known_bytes + known.weight
+        while held > self._known_limit:
+            held -= self._known.popitem(last=False)[1].weight
+        self._known_bytes = held
         return known
 
     async def know(self, body: bytes) -> Known:

@@ -32,7 +32,7 @@ class Said:
     trace: str | None
 
 
-class Asks(Struct, frozen=True, gc=False):
+class Asks(Struct, frozen=True, gc=False, cache_hash=True):
     """`semantic`: the forwarded headers that may change an answer."""
 
     cache_control: str | None

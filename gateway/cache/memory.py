@@ -50,8 +50,8 @@ class Memory:
 
     def put(self, key: bytes, entry: Entry) -> None:
         """In the place of what was there; one above the limit takes no place."""
-        size, _, _, stale = measured(entry)
-        self.take(key, (entry, stale, size))
+        taken, _, _, stale = measured(entry)
+        self.take(key, (entry, stale, taken))
 
     def take(self, key: bytes, item: Item) -> None:
         """The same, of one that has been measured."""
@@ -133,8 +133,9 @@ class Memory:
             self._size -= item[2]
 
     def _shrink(self) -> None:
-        items, gone = self.items, 0
-        while self._size > self._limit and items:
-            self._size -= items.popitem(last=False)[1][2]
+        items, size, limit, gone = self.items, self._size, self._limit, 0
+        while size > limit and items:
+            size -= items.popitem(last=False)[1][2]
             gone += 1
+        self._size = size
         self._evictions["size"] += gone

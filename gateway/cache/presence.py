@@ -44,11 +44,14 @@ class Bloom:
     def lacks(self, key: bytes) -> bool:
         """It is certainly not one of them."""
         bits, mask = self._bits, self._mask
-        for number in _places(key):  # a digest's bytes are as good as hashes of it
-            place = number & mask
-            if not bits[place >> 3] >> (place & 7) & 1:
-                return True
-        return False
+        one, two, three = _places(key)  # a digest's bytes are as good as hashes of it
+        one, two, three = one & mask, two & mask, three & mask
+        return not (
+            bits[one >> 3] >> (one & 7)
+            & bits[two >> 3] >> (two & 7)
+            & bits[three >> 3] >> (three & 7)
+            & 1
+        )
 
     def add(self, prefixes: bytes) -> None:
         """Keys, by their first PREFIX bytes, joined."""

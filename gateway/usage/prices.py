@@ -45,6 +45,9 @@ class PriceList:
         """Take a new `models` section; it holds from the next price on."""
         self._models = [model for model in models if model.input is not None]
         self._dearest: dict[tuple[str, str], tuple[int, int] | None] = {}
+        # What holds in one minute: no price begins or ends within one.
+        self._held: dict[tuple[str, str, str | None], tuple[Rates, str] | None] = {}
+        self._minute = (0.0, 0.0)  # wall seconds: its begin, and its end
 
     def warm(self) -> None:
         """Read the data now, in a thread of its own."""
@@ -91,6 +94,16 @@ class PriceList:
         return entry.dearest(datetime.fromtimestamp(self._clock.now(), UTC), own_tiers=own_tiers)
 
     def _rates(self, base_url: str, model: str, tier: str | None) -> tuple[Rates, str] | None:
+        now, (begin, end) = self._clock.now(), self._minute
+        if not begin <= now < end:
+            self._held.clear()
+            self._minute = (now // 60 * 60, now // 60 * 60 + 60)
+        key = base_url, model, tier
+        if key not in self._held:
+            _remember(self._held, key, self._look_up(base_url, model, tier))
+        return self._held[key]
+
+    def _look_up(self, base_url: str, model: str, tier: str | None) -> tuple[Rates, str] | None:
         for section in self._models:
             if is_like(model, section.name):
                 return _configured(section, tier), CONFIGURED
@@ -120,10 +133,11 @@ class PriceList:
             return self._snapshot
 
 
+K = TypeVar("K")
 T = TypeVar("T")
 
 
-def _remember(known: dict[tuple[str, str], T], key: tuple[str, str], value: T) -> None:
+def _remember(known: dict[K, T], key: K, value: T) -> None:
     if len(known) >= REMEMBERED:
         del known[next(iter(known))]
     known[key] = value

@@ -7,7 +7,7 @@ room's (`cache/rules.py`), the forms `wire/`'s. Nothing here calls an upstream.
 from __future__ import annotations
 
 import logging
-from collections import deque
+from collections.abc import Awaitable
 from weakref import ref
 
 from msgspec.structs import replace
@@ -27,8 +27,6 @@ from gateway.ports import AT_ONCE, Cache, ClientGone, Clock, Prices, Upstream
 from gateway.trip import Trip
 
 log = logging.getLogger("gateway.boarding")
-
-_OF_A_MOLD = 1200  # bytes of Python's own, with what sinks make of it; a test holds it to that
 
 
 def take(trip: Trip, plan: Plan) -> None:
@@ -54,7 +52,6 @@ class Boarding:
         """Take a new `cache` section, from the next request on."""
         self.plans.reconfigure(section)
         self.abandoned.limits = section.abandoned
-        self._molds = deque[ref[Plan]](maxlen=beside(section.memory) // _OF_A_MOLD)
         self._forms.resize(beside(section.memory))
 
     # -- look up -----------------------------------------------------------------------------------
@@ -71,9 +68,10 @@ class Boarding:
         """What memory has not, is certainly not on the disk, or not asked for."""
         return not plan.reads or plan.key is None or self.cache.lacks(plan.key)
 
-    async def fetch(self, plan: Plan) -> Entry | None:
+    def fetch(self, plan: Plan) -> Awaitable[Entry | None]:
         """What is kept on the disk, where it may be there; it looks in memory once more."""
-        return None if plan.key is None else await self.cache.fetch(plan.key)
+        assert plan.key is not None
+        return self.cache.fetch(plan.key)
 
     async def look_up(self, trip: Trip, plan: Plan, entry: Entry | None) -> Replay | None:
         """What was found in the form asked for, or None."""
@@ -110,7 +108,7 @@ class Boarding:
 
     def _mold(self, plan: Plan, replay: Replay, kind: Kind, prices: Prices) -> Mold:
         """The next hits of that plan will be like this one, where they are of the form that was
-        kept, and of any age. The oldest molds go first."""
+        kept, and of any age."""
         found, image = replay.recording, replay.image
         saved, by, tier = found.usage, plan.upstream, image.summary.service_tier
         like = replace(
@@ -126,10 +124,6 @@ class Boarding:
             kind, like, found.request_id, ref(image), found.created, found.ttl, found.seconds
         )
         if plan.wish.max_age is None and is_own(replay):
-            if plan.mold is None:
-                if len(self._molds) == self._molds.maxlen and (first := self._molds[0]()):
-                    first.mold = None
-                self._molds.append(ref(plan))
             plan.mold = mold
         return mold
 

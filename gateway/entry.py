@@ -69,10 +69,8 @@ class Recording(Imaged, Struct, frozen=True, gc=False):
     def fresh(self, now: float, max_age: float | None = None) -> bool:
         """May be served: younger than its ttl, and no older than `max_age` (RFC 9111 section
         5.2.1.1). One from further ahead than its own life was stamped by a wrong clock."""
-        age = now - self.created
-        if max_age is not None and age > max_age:
-            return False
-        return -self.ttl <= age < self.ttl
+        age, ttl = now - self.created, self.ttl
+        return -ttl <= age < ttl and (max_age is None or age <= max_age)
 
 
 class Label(NamedTuple):

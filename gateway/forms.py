@@ -35,7 +35,7 @@ Place = tuple[str, Form, bool]  # the recording's request, the form, with usage
 
 def beside(memory: int) -> int:
     """Bytes that what saves work may take, beside `memory` bytes of answers: the bodies that came
-    before, likewise the answers that were built, and the molds of hits."""
+    before, with the molds of their hits; and likewise the answers that were built."""
     return max(1024 * 1024, memory // 8)
 
 
@@ -78,8 +78,8 @@ class Forms:
         """What of an entry answers a request at `now`, and needs no building."""
         same, other = (entry.stream, entry.json) if request.stream else (entry.json, entry.stream)
         if same is not None and same.fresh(now, max_age):
-            lacks_usage = same.usage.source is UsageSource.NONE
-            if not (request.stream and request.asked_usage and lacks_usage):
+            asked_usage = request.stream and request.asked_usage
+            if not (asked_usage and same.usage.source is UsageSource.NONE):
                 return Replay(same, _image_of(same, request))
         if other is None or not other.fresh(now, max_age):
             return None

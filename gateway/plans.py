@@ -30,7 +30,9 @@ NO_REQUEST = ChatRequest(b"", "", False, False, False, 1, None, None, False)
 KNOWN_LARGEST = 256 * 1024  # bytes of a body that is remembered
 PLANNED_LARGEST = 256  # characters of what a head asks, in a plan that is remembered
 TERMS = 128  # models, callers and heads whose terms are remembered
-_OF_A_KNOWN = 1500  # bytes of Python's own; a test holds it to what tracemalloc sees
+# Bytes of Python's own: of a body, and of its plan with a hit's mold and what sinks make of that;
+# tests hold them to what tracemalloc sees.
+_OF_A_KNOWN, _OF_A_PLAN = 1500, 1200
 
 
 class Known(Struct, gc=False):
@@ -52,10 +54,13 @@ class Known(Struct, gc=False):
     @property
     def weight(self) -> int:
         """Bytes that it takes in memory, by a generous estimate."""
-        return _OF_A_KNOWN + len(self.request.body) + 8 * len(self.request.model)
+        request, own = self.request, _OF_A_KNOWN
+        if self.plan is not None:
+            own += _OF_A_PLAN
+        return own + len(request.body) + 8 * len(request.model)
 
 
-class Plan(Struct, weakref=True):
+class Plan(Struct):
     """What one request is to the cache, and where it goes if there is nothing. `key` None: nothing,
     for the reason in `bypass`; `shown` is what logs have of it. Never changed, but for `mold` and
     `kinds`."""
@@ -128,16 +133,25 @@ class Plans:
         if len(body) > KNOWN_LARGEST:
             return None
         known = self._known[body] = self._study(body)
-        held = self._known_bytes + known.weight
-        while held > self._known_limit:
-            held -= self._known.popitem(last=False)[1].weight
-        self._known_bytes = held
+        self._take(known.weight)
         return known
 
     async def know(self, body: bytes) -> Known:
         """The same, however large it is."""
         known = self.at_once(body)
         return await self._calls.off_loop(self._study, body) if known is None else known
+
+    def _take(self, more: int) -> None:
+        held = self._known_bytes + more
+        while held > self._known_limit:
+            held -= self._known.popitem(last=False)[1].weight
+        self._known_bytes = held
+
+    def _keep(self, known: Known, plan: Plan) -> None:
+        """The plan for the same again."""
+        new, known.plan = known.plan is None, plan
+        if new and self._known.get(known.request.body) is known:
+            self._take(_OF_A_PLAN)
 
     def _study(self, body: bytes) -> Known:
         document = read_document(body, DECISIVE)
@@ -155,7 +169,8 @@ class Plans:
         like = terms.like
         if like.caller is not caller or like.upstreams is not upstreams:
             return None
-        plan = known.plan = _planned(known, terms)
+        plan = _planned(known, terms)
+        self._keep(known, plan)
         return plan
 
     def make(
@@ -188,7 +203,7 @@ class Plans:
         terms = Terms(like, passing, rules.begin_identity(place, asks.semantic))
         plan = _planned(known, terms)
         if asks.size <= PLANNED_LARGEST:
-            known.plan = plan
+            self._keep(known, plan)
             if len(model) <= PLANNED_LARGEST:
                 if len(self._terms) == TERMS:
                     self._terms.clear()

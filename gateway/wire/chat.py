@@ -6,8 +6,7 @@ Rule: read only what decides something here; `messages` and all else is the upst
 from __future__ import annotations
 
 from collections.abc import Collection
-from operator import itemgetter
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -61,12 +60,6 @@ def read_chat(body: bytes, ignore: Collection[str] | None = None) -> ChatRequest
     return request_of(read_document(body, DECISIVE), ignore)
 
 
-_ABSENT: dict[str, Any] = dict.fromkeys(
-    ("stream_options", "stream", "model", "n", "max_tokens", "max_completion_tokens")
-)
-_values = itemgetter(*_ABSENT)
-
-
 def request_of(document: Document, ignore: Collection[str] | None = None) -> ChatRequest:
     """The request that a body says, read already. InvalidRequest."""
     found, reason, made = document.found, document.reason, None
@@ -75,8 +68,9 @@ def request_of(document: Document, ignore: Collection[str] | None = None) -> Cha
             made = digest(found, ignore, document.ordered)
         except RecursionError:
             reason = "depth"
-    options, stream, model, n, largest, larger = _values(_ABSENT | found)
-    asked_usage = False
+    said, asked_usage = found.get, False
+    options, stream, model, n = said("stream_options"), said("stream"), said("model"), said("n")
+    largest, larger = said("max_tokens"), said("max_completion_tokens")
     if options is not None:
         if not isinstance(options, dict):
             _refuse("stream_options", "an object or null", options)

@@ -20,7 +20,7 @@ from gateway.config import Cache as CacheSection
 from gateway.entry import Entry, Recording
 from gateway.exchange import NO_USAGE, Kind, Mold
 from gateway.flight import Flight
-from gateway.forms import REPLAYED, Forms, Replay, beside, is_own, recorded
+from gateway.forms import REPLAYED, Forms, Replay, beside, recorded
 from gateway.leash import Leash
 from gateway.plans import Plan, Plans
 from gateway.ports import AT_ONCE, Cache, ClientGone, Clock, Prices, Upstream
@@ -94,37 +94,24 @@ class Boarding:
         if entry is None:
             return None
         request, mold = plan.request, plan.mold
-        if mold is not None and now < mold.kind.until and mold.image() is not None:
-            found = entry.stream if request.stream else entry.json
-            if found is not None and found.request_id == mold.of:
-                return mold
+        own = entry.stream if request.stream else entry.json
+        if (
+            mold is not None
+            and now < mold.kind.until
+            and mold.image() is not None
+            and own is not None
+            and own.request_id == mold.of
+        ):
+            return mold
         kind = plan.kinds.get(request.stream)
         if kind is None or now >= kind.until:
             return None
         replay = self.at_hand(plan, entry, now)
         if replay is None or replay.image.size > AT_ONCE:
             return None
-        return self._mold(plan, replay, kind, prices)
-
-    def _mold(self, plan: Plan, replay: Replay, kind: Kind, prices: Prices) -> Mold:
-        """The next hits of that plan will be like this one, where they are of the form that was
-        kept, and of any age."""
-        found, image = replay.recording, replay.image
-        saved, by, tier = found.usage, plan.upstream, image.summary.service_tier
-        like = replace(
-            kind.like,
-            cache_key=plan.shown,
-            saved=saved,
-            saved_cost=prices.cost(by.name, by.base_url, plan.served or "", saved, tier),
-            summary=image.summary,
-            bytes_in=len(plan.request.body),
-            bytes_out=image.size,
-        )
-        mold = Mold(
-            kind, like, found.request_id, ref(image), found.created, found.ttl, found.seconds
-        )
-        if plan.wish.max_age is None and is_own(replay):
-            plan.mold = mold
+        mold = _mold(plan, replay, kind, prices)
+        if replay.recording is own and plan.wish.max_age is None:
+            plan.mold = mold  # the next hits are like it, of any age
         return mold
 
     def note_hit(self, trip: Trip, plan: Plan) -> None:
@@ -267,6 +254,22 @@ class Boarding:
             await self._forms.converts(new.recordings[0], from_stream=streamed)
         )
         return rules.landed(old, new, converts=converts)
+
+
+def _mold(plan: Plan, replay: Replay, kind: Kind, prices: Prices) -> Mold:
+    found, image, by = replay.recording, replay.image, plan.upstream
+    saved, summary = found.usage, image.summary
+    served, tier = plan.served or "", summary.service_tier
+    like = replace(
+        kind.like,
+        cache_key=plan.shown,
+        saved=saved,
+        saved_cost=prices.cost(by.name, by.base_url, served, saved, tier),
+        summary=summary,
+        bytes_in=len(plan.request.body),
+        bytes_out=image.size,
+    )
+    return Mold(kind, like, found.request_id, ref(image), found.created, found.ttl, found.seconds)
 
 
 def _entry(plan: Plan, recording: Recording) -> Entry:

@@ -134,10 +134,8 @@ class Entry(Struct, frozen=True, gc=False):
     def at(self, now: float) -> Entry | None:
         """What of it may be served at `now`."""
         stream, json = self.stream, self.json
-        streams, jsons = (
-            stream is not None and stream.fresh(now),
-            json is not None and json.fresh(now),
-        )
+        streams = stream is not None and stream.fresh(now)
+        jsons = json is not None and json.fresh(now)
         if streams and (jsons or json is None):
             return self
         if jsons:

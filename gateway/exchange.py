@@ -269,7 +269,7 @@ class Exchange(Struct, frozen=True):
     mold: Mold | None = None  # of a hit whose kind came before
 
 
-class Kind:
+class Kind(Struct, eq=False):
     """What all hits have in common that one caller gets of one model, with one head, in one form:
     `like` is one of them. Their timings have what a hit comes to: `received`, `admitted`,
     `looked_up` (`first_token` is that), and `total` (`booked` is that). A sink keeps here what it
@@ -278,17 +278,17 @@ class Kind:
     It holds for one minute (`until`, in wall seconds), since prices may go by the time of day.
     """
 
-    __slots__ = ("lane", "like", "line", "row", "until")
+    like: Exchange
+    until: float = 0.0
+    lane: Any = None  # the metrics'
+    line: Any = None  # the access log's
+    row: Any = None  # the ledger's
 
-    def __init__(self, like: Exchange) -> None:
-        self.like = like
-        self.until = (like.at // 60 + 1) * 60
-        self.lane: Any = None  # the metrics'
-        self.line: Any = None  # the access log's
-        self.row: Any = None  # the ledger's
+    def __post_init__(self) -> None:
+        self.until = (self.like.at // 60 + 1) * 60
 
 
-class Mold:
+class Mold(Struct, eq=False):
     """What hits of one kind that are answered with the same recording have in common: also
     `cache_key`, `saved`, `saved_cost`, `summary`, `bytes_in` and `bytes_out`. In their exchanges
     differ `id`, `at`, `client`, `timings`, `cache_age`, `saved_seconds`, `client_retry`, `tags`,
@@ -299,22 +299,15 @@ class Mold:
     another is made.
     """
 
-    __slots__ = ("created", "image", "kind", "like", "line", "of", "row", "seconds", "ttl")
-
-    def __init__(
-        self,
-        kind: Kind,
-        like: Exchange,
-        of: str,
-        image: Callable[[], Any],
-        created: float = 0.0,
-        ttl: float = 0.0,
-        seconds: float = 0.0,
-    ) -> None:
-        self.kind, self.like, self.of, self.image = kind, like, of, image
-        self.created, self.ttl, self.seconds = created, ttl, seconds
-        self.line: Any = None  # the access log's
-        self.row: Any = None  # the ledger's
+    kind: Kind
+    like: Exchange
+    of: str
+    image: Callable[[], Any]
+    created: float = 0.0
+    ttl: float = 0.0
+    seconds: float = 0.0
+    line: Any = None  # the access log's
+    row: Any = None  # the ledger's
 
 
 _CROCKFORD = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"

@@ -154,12 +154,6 @@ def _image_of(recording: Recording, request: ChatRequest) -> Image:
     return image
 
 
-def is_own(replay: Replay) -> bool:
-    """It is the recording as it was kept, and stays as long as that does."""
-    images: dict[bool, Image] = getattr(replay.recording, "image", {})
-    return any(image is replay.image for image in images.values())
-
-
 def _image(
     recording: Recording,
     pieces: Sequence[bytes | memoryview],

@@ -37,11 +37,12 @@ _OF_A_KNOWN, _OF_A_PLAN = 1500, 1200
 
 class Known(Struct, gc=False):
     """A body that was read: what it asks, its traits, the digest of its canonical form; and the
-    plan of who asked it last."""
+    plan of who asked it last. `weight`: bytes that it takes in memory, by a generous estimate."""
 
     request: ChatRequest
     traits: Traits
     digest: bytes | None
+    weight: int
     plan: Plan | None = None
 
     def planned(self, caller: Caller, asks: Asks, upstreams: Sequence[Upstream]) -> Plan | None:
@@ -50,14 +51,6 @@ class Known(Struct, gc=False):
         if plan is None or plan.caller is not caller or plan.upstreams is not upstreams:
             return None
         return plan if plan.asks is asks or plan.asks == asks else None
-
-    @property
-    def weight(self) -> int:
-        """Bytes that it takes in memory, by a generous estimate."""
-        request, own = self.request, _OF_A_KNOWN
-        if self.plan is not None:
-            own += _OF_A_PLAN
-        return own + len(request.body) + 8 * len(request.model)
 
 
 class Plan(Struct):
@@ -149,14 +142,17 @@ class Plans:
 
     def _keep(self, known: Known, plan: Plan) -> None:
         """The plan for the same again."""
-        new, known.plan = known.plan is None, plan
-        if new and self._known.get(known.request.body) is known:
+        if known.plan is None and self._known.get(known.request.body) is known:
+            known.weight += _OF_A_PLAN
             self._take(_OF_A_PLAN)
+        known.plan = plan
 
     def _study(self, body: bytes) -> Known:
         document = read_document(body, DECISIVE)
         request = request_of(document, self._ignored)
-        return Known(request, rules.traits_of(document.found, request.reason), request.digest)
+        traits = rules.traits_of(document.found, request.reason)
+        weight = _OF_A_KNOWN + len(body) + 8 * len(request.model)
+        return Known(request, traits, request.digest, weight)
 
     def alike(
         self, known: Known, caller: Caller, asks: Asks, upstreams: Sequence[Upstream]

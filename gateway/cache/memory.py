@@ -55,15 +55,14 @@ class Memory:
 
     def take(self, key: bytes, item: Item) -> None:
         """The same, of one that has been measured."""
-        items, size = self.items, item[2]
+        items = self.items
         if key in items:
             self._drop(key)
-        if size > self._limit:
-            return
-        items[key] = item
-        self._size += size
-        if self._size > self._limit:
-            self._shrink()
+        if item[2] <= self._limit:
+            items[key] = item
+            self._size += item[2]
+            if self._size > self._limit:
+                self._shrink()
 
     def resize(self, limit: int) -> None:
         """Another limit, at once."""

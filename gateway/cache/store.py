@@ -108,9 +108,10 @@ class Purges:
 
     def forbid_row(self, key: bytes, entry: Entry, ticket: Ticket) -> bool:
         """The same for what was read from the disk, where a running purge has yet to come by."""
-        if any(selector.takes(key, entry.labels) for selector in self._running):
+        running = self._running
+        if running and any(selector.takes(key, entry.labels) for selector in running):
             return True
-        return self.forbid(key, entry, ticket)
+        return self._count != ticket and self.forbid(key, entry, ticket)
 
     def _add(self, selector: Selector) -> None:
         self._log.append(selector)

@@ -56,8 +56,8 @@ def line(exchange: Exchange, suppressed: int = 0) -> bytes:
     """The access line of one exchange, newline included; times are milliseconds, sizes are bytes.
     `suppressed`: lines left out before it.
 
-    Made for every request, on the event loop's thread: one template, no dict, and parts that come
-    again are kept as they are written; of hits, with their kind and in their mold.
+    Made for every request: one template, no dict, and parts that come again are kept as they are
+    written; of hits, with their kind and in their mold.
     """
     x, mold = exchange, exchange.mold
     if mold is not None and (not (x.tags or x.trace) or _secret(x) is None):

@@ -1,7 +1,8 @@
-"""The access log: a sink whose one thread writes a line for each exchange.
+"""The access log: a sink whose one thread makes and writes a line for each exchange.
 
 Rule: `book` never blocks and never fails. What the destination cannot take is dropped and counted;
-a request is never slower for it (design.md, "Durable and off the path").
+a request is never slower for it (design.md, "Durable and off the path"). Lines are made many at a
+time: one after the other they cost half of what each does between two requests.
 """
 
 from __future__ import annotations
@@ -24,6 +25,10 @@ SAMPLED = 10  # lines a second of requests without a valid caller
 STDOUT = 1
 
 log = logging.getLogger("gateway.journal")
+
+
+_Waiting = tuple[Exchange, int]
+"""What is to be said, and how many lines were left out before it."""
 
 
 class _Reopen:
@@ -72,7 +77,7 @@ class AccessLog:
         self._hurry = threading.Event()  # set at the end
         self._torn = False  # the last write broke off inside a line
         self._sick = False  # the last write failed
-        self._queue: SimpleQueue[bytes | _Reopen | _Stop] = SimpleQueue()
+        self._queue: SimpleQueue[_Waiting | _Reopen | _Stop] = SimpleQueue()
         self._thread = threading.Thread(target=self._run, name="access-log", daemon=True)
         self._thread.start()
 
@@ -91,13 +96,8 @@ class AccessLog:
         elif self._closed or self._queue.qsize() >= self._capacity:
             self.dropped += 1
         else:
-            try:
-                # Made here: in the thread, it would wait for this thread's lock line by line.
-                self._queue.put(line(exchange, self._untold))
-                self._untold = 0
-            except Exception:  # one odd exchange costs its own line only (A11)
-                self.failed += 1
-                log.exception("request %s: no access line", exchange.id)
+            self._queue.put((exchange, self._untold))
+            self._untold = 0
 
     def reopen(self) -> None:
         """Open the path anew, for who rotates logs; the old file stays in use where that fails."""
@@ -131,8 +131,13 @@ class AccessLog:
         """Wait for one line and take what else is there, up to an order, which comes after it."""
         batch: list[bytes] = []
         item = self._queue.get()
-        while isinstance(item, bytes):
-            batch.append(item)
+        while isinstance(item, tuple):
+            exchange, suppressed = item
+            try:
+                batch.append(line(exchange, suppressed))
+            except Exception:  # one odd exchange costs its own line only (A11)
+                self.failed += 1
+                log.exception("request %s: no access line", exchange.id)
             if len(batch) == BATCH:
                 return batch, None
             try:

@@ -22,6 +22,7 @@ from gateway.exchange import CacheState, Caller, Grant, Kind, Mold
 from gateway.forms import beside
 from gateway.ports import Ask, Upstream
 from gateway.said import Asks, said
+from gateway.seen import Seen
 from gateway.wire.chat import DECISIVE, ChatRequest, request_of
 from gateway.wire.document import read_document
 
@@ -29,6 +30,7 @@ NO_GRANT = Grant()
 NO_REQUEST = ChatRequest(b"", "", False, False, False, 1, None, None, False)
 KNOWN_LARGEST = 256 * 1024  # bytes of a body that is remembered
 PLANNED_LARGEST = 256  # characters of what a head asks, in a plan that is remembered
+SHARE = 1024  # bytes for bodies that came before, for each that is remembered to have come once
 TERMS = 128  # models, callers and heads whose terms are remembered
 # Bytes of Python's own: of a body, and of its plan with a hit's mold and what sinks make of that;
 # tests hold them to what tracemalloc sees.
@@ -115,6 +117,8 @@ class Plans:
         self._known.clear()
         self._terms.clear()
         self._known_bytes, self._known_limit = 0, beside(section.memory)
+        self._roomy = self._known_limit - self._known_limit // 16
+        self._seen = Seen(self._known_limit // SHARE)
 
     def at_once(self, body: bytes) -> Known | None:
         """What a body asks; one that came before, byte for byte, is not read again. None: it is
@@ -125,8 +129,10 @@ class Plans:
             return known
         if len(body) > KNOWN_LARGEST:
             return None
-        known = self._known[body] = self._study(body)
-        self._take(known.weight)
+        known = self._study(body)
+        if self._known_bytes < self._roomy or self._seen.before(body):
+            self._known[body] = known
+            self._take(known.weight)
         return known
 
     async def know(self, body: bytes) -> Known:

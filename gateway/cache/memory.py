@@ -9,6 +9,10 @@ from collections import OrderedDict
 from collections.abc import Iterable
 
 from gateway.entry import Entry, MemoryFigures, Selector, measured, weight
+from gateway.seen import Seen
+
+SHARE = 4096  # bytes of memory for each key that is remembered to have been asked for
+SEEN = 256  # of these, at least
 
 Item = tuple[Entry, float, int]  # entry, wall seconds from which it is not all fresh, weight
 
@@ -20,10 +24,10 @@ class Memory:
         """`limit` in bytes, by `weight`."""
         # Ordered: in a plain dict, finding the oldest walks over the holes of those that went.
         self.items: OrderedDict[bytes, Item] = OrderedDict()
-        self._limit = limit
         self._unswept: list[bytes] = []
         self.misses = self._hits = self._size = 0
         self._evictions = {"expired": 0, "size": 0, "purged": 0}
+        self._take_limit(limit)
 
     def find(self, key: bytes, now: float) -> Entry | None:
         """What is fresh of it; now the most recently used."""
@@ -48,6 +52,12 @@ class Memory:
         item = self.items.get(key)
         return None if item is None else item[0].at(now)
 
+    def offer(self, key: bytes, entry: Entry) -> None:
+        """One that was read from elsewhere: where there is little room, it comes in when it is
+        asked for again of late."""
+        if self._size < self._roomy or self._seen.before(key):
+            self.put(key, entry)
+
     def put(self, key: bytes, entry: Entry) -> None:
         """In the place of what was there; one above the limit takes no place."""
         taken, _, _, stale = measured(entry)
@@ -66,8 +76,12 @@ class Memory:
 
     def resize(self, limit: int) -> None:
         """Another limit, at once."""
-        self._limit = limit
+        self._take_limit(limit)
         self._shrink()
+
+    def _take_limit(self, limit: int) -> None:
+        self._limit, self._roomy = limit, limit - limit // 16
+        self._seen = Seen(max(SEEN, limit // SHARE))
 
     def keys(self) -> list[bytes]:
         """All there are, also what is no longer fresh."""

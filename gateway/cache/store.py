@@ -147,7 +147,8 @@ class TwoTier:
         return self._disk.lacks(key)
 
     async def fetch(self, key: bytes, deadline: float | None = None) -> Entry | None:
-        """What is fresh of it on disk, within `deadline` seconds; now in memory too."""
+        """What is fresh of it on disk, within `deadline` seconds; now in memory too, where there is
+        room, or it was asked for before."""
         disk, ticket, entry = self._disk, self._purges.ticket(), None
         read = disk.ask(key, self._deadline if deadline is None else deadline)
         if read is not None:
@@ -165,7 +166,7 @@ class TwoTier:
             return None
         if self._purges.forbid_row(key, entry, ticket):
             return None
-        self._memory.put(key, entry)
+        self._memory.offer(key, entry)
         return entry
 
     def ticket(self) -> Ticket:

@@ -326,22 +326,30 @@ _AT_ONCE = 64  # ids
 
 
 class Ids:
-    """Makes ULIDs; the dice are thrown for some of them at once."""
+    """Makes ULIDs, each greater than the one before, also within a millisecond, and where the clock
+    is set back by less than a second; the dice are thrown for some of them at once."""
 
     def __init__(self, dice: Callable[[int], bytes]) -> None:
         """`dice` gives so many random bytes."""
         self._dice = dice
-        self._thrown: list[str] = []
+        self._thrown: list[str] = []  # descending: the last one is the next
         self._begin = -1  # of the time: all but its last ten bits
         self._time = ""
+        self._last = 0  # milliseconds since the epoch
 
     def make(self, now: float) -> str:
         """The next one, at a wall second."""
         ms = int(now * 1000)
+        if self._last - 1000 < ms < self._last:
+            ms = self._last
+        if not self._thrown:
+            thrown = self._dice(16 * _AT_ONCE).translate(_DIGIT).decode()
+            self._thrown = sorted([thrown[at : at + 16] for at in range(0, len(thrown), 16)])
+            self._thrown.reverse()
+            if ms == self._last:  # these would not follow
+                ms += 1
+        self._last = ms
         if ms >> 10 != self._begin:
             self._begin = ms >> 10
             self._time = "".join([_PAIRS[(ms >> shift) & 1023] for shift in (40, 30, 20, 10)])
-        if not self._thrown:
-            thrown = self._dice(16 * _AT_ONCE).translate(_DIGIT).decode()
-            self._thrown = [thrown[at : at + 16] for at in range(0, len(thrown), 16)]
         return self._time + _PAIRS[ms & 1023] + self._thrown.pop()

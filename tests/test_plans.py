@@ -12,7 +12,7 @@ import pytest
 from attrs import evolve
 
 from gateway import plans
-from gateway.config import Cache
+from gateway.config import Cache, Size
 from gateway.plans import Plan, Plans
 from gateway.said import said
 from tests.exchanges import CALLER
@@ -114,3 +114,15 @@ async def test_no_more_than_so_many_are_remembered(monkeypatch):
         await plan(on, body(0, model=f"m{number}"))
         await plan(on, body(number), head=[("openai-beta", "x" * 1000 + str(number))])
         assert len(on._terms) <= 5
+
+
+async def test_bodies_that_come_once_drive_out_none_that_come_again():
+    on = made(Cache(memory=Size(1)))  # so there is room for 1 MiB of them
+    often = [body(number, more="x" * 2000) for number in range(20)]
+    first = [await on.know(data) for data in often]
+    for number in range(100, 2000):
+        await on.know(body(number, more="x" * 2000))
+    assert [await on.know(data) for data in often] == first
+    again = body(150, more="x" * 2000)
+    known = [await on.know(again) for _ in range(3)]
+    assert known[2] is known[1] or known[1] is known[0]

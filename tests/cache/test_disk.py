@@ -92,6 +92,31 @@ async def test_what_came_from_the_disk_is_in_memory_then(make, clock):
     assert second.find(A) == kept
 
 
+async def test_a_pass_over_the_disk_drives_nothing_out_of_memory(make, clock):
+    """What comes from there once stays out where there is little room; what comes again, comes in.
+    Whatever is stored anew comes in too."""
+    first = await make()
+    kept = entry(b"x" * 1000, created=clock.wall)
+    for number in range(2000):
+        keep(first, key_of(number), kept)
+        if number % 500 == 0:
+            await first.flush()
+    await first.close()
+    second = await make(memory=200_000)  # some forty of them
+    hot = [key_of(number) for number in range(20)]
+    for key in hot * 2:
+        assert await ask(second, key) == kept
+    for number in range(100, 2000):
+        assert await ask(second, key_of(number)) == kept
+    assert all(second.find(key) for key in hot)
+    assert second.find(key_of(150)) is None
+    for _ in range(3):
+        assert await ask(second, key_of(150)) == kept
+    assert second.find(key_of(150)) == kept
+    keep(second, key_of("new"), kept)
+    assert second.find(key_of("new")) == kept
+
+
 async def test_nothing_is_opened_before_the_start(tmp_path, clock):
     """E5: a fork before it shares no connection and no lock."""
     threads = threading.active_count()

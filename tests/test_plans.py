@@ -122,7 +122,7 @@ async def test_bodies_that_come_once_drive_out_none_that_come_again():
     first = [await on.know(data) for data in often]
     for number in range(100, 2000):
         await on.know(body(number, more="x" * 2000))
-    assert [await on.know(data) for data in often] == first
+    assert all([await on.know(data) is known for data, known in zip(often, first, strict=True)])
     again = body(150, more="x" * 2000)
     known = [await on.know(again) for _ in range(3)]
     assert known[2] is known[1] or known[1] is known[0]

@@ -22,9 +22,10 @@ Ticket = NewType("Ticket", int)
 
 class Imaged:
     """What has an image: made of it when it is first asked for, and gone with it. No part of it:
-    not written to a disk, not compared."""
+    not written to a disk, not compared. `bare`: one without the usage event."""
 
-    __slots__ = ("image",)
+    __slots__ = ("bare", "image")
+    bare: Any
     image: Any
 
 

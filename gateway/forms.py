@@ -136,21 +136,18 @@ def _place(recording: Recording, request: ChatRequest) -> Place:
 def _image_of(recording: Recording, request: ChatRequest) -> Image:
     """Byte for byte, but for the usage event that the client has not asked for. It is made once."""
     span = recording.usage_span
-    shown = span is None or request.asked_usage
-    images: dict[bool, Image] | None = getattr(recording, "image", None)
-    if images is None:
-        images = {}
-        force_setattr(recording, "image", images)  # no part of it: see `Imaged`
-    image = images.get(shown)
+    place = "image" if span is None or request.asked_usage else "bare"
+    image: Image | None = getattr(recording, place, None)
     if image is None:
         pieces: list[bytes | memoryview]
-        if span is None and len(recording.body) <= SLICE:
+        if place == "image" and len(recording.body) <= SLICE:
             pieces = [recording.body]
         else:
-            body = memoryview(recording.body)
-            parts = [body] if shown or span is None else [body[: span[0]], body[span[1] :]]
+            body, (at, to) = memoryview(recording.body), span or (0, 0)
+            parts = [body] if place == "image" else [body[:at], body[to:]]
             pieces = [piece for part in parts for piece in _sliced(part)]
-        image = images[shown] = _image(recording, pieces, None, stream=request.stream)
+        image = _image(recording, pieces, None, stream=request.stream)
+        force_setattr(recording, place, image)  # no part of it: see `Imaged`
     return image
 
 

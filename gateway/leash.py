@@ -13,6 +13,8 @@ from collections.abc import Callable, Coroutine, Generator
 from types import TracebackType, coroutine
 from typing import Any
 
+from msgspec import Struct
+
 _WHO = object()  # what a coroutine yields that asks who goes on with it
 
 
@@ -29,10 +31,10 @@ def runner() -> Generator[Any, Any, Errand | asyncio.Task[Any]]:
     return asyncio.current_task() or (yield _WHO)
 
 
-class Pause:
+class Pause(Struct, eq=False):
     """One coroutine waits for it, once, and a callback ends it."""
 
-    over = False
+    over: bool = False
     _errand: Errand | None = None
     _future: asyncio.Future[None] | None = None
 
@@ -61,26 +63,19 @@ class Pause:
         asyncio.get_running_loop().call_soon(self.end)
 
 
-class Errand:
+class Errand(Struct, eq=False):
     """Goes on with a coroutine that was begun outside of a task. It is cancelled as a task is.
     `error` is what it has ended with."""
 
-    over = False
+    _way: Coroutine[Any, Any, None]
+    _loop: asyncio.AbstractEventLoop
+    _ended: Callable[[Errand], None]
+    over: bool = False
     error: BaseException | None = None
     _pause: Pause | None = None
     _task: asyncio.Task[None] | None = None
-    _cancels = 0  # asked for, and not taken back
-    _due = False  # to be cancelled where it waits next
-
-    def __init__(
-        self,
-        way: Coroutine[Any, Any, None],
-        loop: asyncio.AbstractEventLoop,
-        ended: Callable[[Errand], None],
-    ) -> None:
-        self._way = way
-        self._loop = loop
-        self._ended = ended
+    _cancels: int = 0  # asked for, and not taken back
+    _due: bool = False  # to be cancelled where it waits next
 
     def cancel(self) -> bool:
         """As a task's; False: it is over."""
@@ -140,7 +135,7 @@ class Errand:
 
     def wait(self, awaited: Any) -> None:
         """Go on when that is here which its coroutine has yielded."""
-        if type(awaited) is Pause:
+        if isinstance(awaited, Pause):
             self._pause, awaited._errand = awaited, self
             if self._due:
                 self._loop.call_soon(self._break)

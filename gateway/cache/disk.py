@@ -87,7 +87,7 @@ class Disk:
 
     def ask(self, key: bytes, deadline: float) -> Read[Entry | None] | None:
         """Begin to read what is there, within `deadline` seconds. For who has asked `lacks`, awaits
-        that it has `ended`, and then asks for `told`. None: it is a miss, they are too busy."""
+        it, and then asks for `told`. None: it is a miss, they are too busy."""
         read = self._readers.submit(key, deadline)
         if read is None:
             self._errors["busy"] += 1

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
+from msgspec import Struct
+
 from gateway.leash import Pause
 
 T = TypeVar("T")
@@ -24,28 +26,26 @@ WAITING = 256  # reads that may wait for a thread
 HANDFUL = 8  # reads that a thread does together
 
 
-class Read(Generic[T]):
-    """One read. `late`: it missed its deadline; else, once `ended`, a `value` or an `error`. `took`
-    is in seconds."""
+class Read(Pause, Generic[T], eq=False):
+    """One read, to be waited for. `asked` and `due` in the loop's seconds, `took` in seconds. Once
+    it is over it is `late`, having missed its deadline, or has an `error`, or a `value`."""
 
-    late = unwanted = False
-    took = 0.0
+    key: bytes = b""
+    asked: float = 0.0
+    due: float = 0.0
+    took: float = 0.0
+    late: bool = False
+    unwanted: bool = False
     error: BaseException | None = None
-    value: T
+    value: T | None = None
     begun: Handful[T] | None = None
 
-    def __init__(self, key: bytes, asked: float, due: float) -> None:
-        """`asked` and `due` in the loop's seconds."""
-        self.key, self.asked, self.due, self.ended = key, asked, due, Pause()
 
-
-class Handful(Generic[T]):
+class Handful(Struct, Generic[T], eq=False):
     """Reads that a thread does together."""
 
-    done = False
-
-    def __init__(self, reads: list[Read[T]]) -> None:
-        self.reads = reads
+    reads: list[Read[T]]
+    done: bool = False
 
 
 class Readers(Generic[T]):
@@ -73,14 +73,14 @@ class Readers(Generic[T]):
             thread.start()
 
     def submit(self, key: bytes, deadline: float) -> Read[T] | None:
-        """A read that has `ended` within so many seconds; None where it would only wait: too many
+        """A read that is over within so many seconds; None where it would only wait: too many
         do, or every thread is at a read that has missed its deadline."""
         if self._late:
             self._late = {late for late in self._late if not late.done}
         if len(self._late) >= THREADS or len(self._open) >= WAITING:
             return None
         now = self._loop.time()
-        read: Read[T] = Read(key, now, now + deadline)
+        read: Read[T] = Read(key=key, asked=now, due=now + deadline)
         self._open[read] = None
         if not self._asked:
             self._loop.call_soon(self._hand_over)
@@ -113,7 +113,7 @@ class Readers(Generic[T]):
         for read in reads:
             if still_open.pop(read, read) is None:
                 read.took = now - read.asked
-                read.ended.end()
+                read.end()
 
     def _watch_for(self, seconds: float) -> None:
         if self._timer is not None:
@@ -126,7 +126,7 @@ class Readers(Generic[T]):
         for read in [read for read in self._open if read.due <= now]:
             read.late, read.took = True, now - read.asked
             self.give_up(read)
-            read.ended.end()
+            read.end()
         if self._open:
             self._watch_for(max(0.0, min(read.due for read in self._open) - now))
 

@@ -129,6 +129,7 @@ class TwoTier:
         self._memory = Memory(section.memory)
         size_limit = section.size_limit
         self._disk = Disk(folder, clock, size_limit=size_limit) if size_limit else NoDisk()
+        self.lacks = self._disk.lacks
         self._purges = Purges()
         self._answered: OrderedDict[str, bytes] = OrderedDict()
         self._stored = self._refused = 0
@@ -142,10 +143,6 @@ class TwoTier:
             return self._disk.waiting[key].at(now)
         return found
 
-    def lacks(self, key: bytes) -> bool:
-        """It is certainly not on disk, and its miss is counted."""
-        return self._disk.lacks(key)
-
     async def fetch(self, key: bytes, deadline: float | None = None) -> Entry | None:
         """What is fresh of it on disk, within `deadline` seconds; now in memory too, where there is
         room, or it was asked for before."""
@@ -153,7 +150,7 @@ class TwoTier:
         read = disk.ask(key, self._deadline if deadline is None else deadline)
         if read is not None:
             try:
-                await read.ended
+                await read
             except BaseException:
                 disk.give_up(read)
                 raise

@@ -72,7 +72,7 @@ def _at_once(body: bytes) -> tuple[dict[str, Any], bytes] | None:
         written = _write(found)
     except (ValueError, OverflowError, RecursionError):  # msgspec's own are ValueErrors
         return None
-    if b"\\u003" in body or written.count(b":") != body.count(b":"):
+    if (b"\\" in body and b"\\u003" in body) or written.count(b":") != body.count(b":"):
         return None
     return found, written
 

@@ -20,7 +20,7 @@ from gateway.config import Cache as CacheSection
 from gateway.entry import Entry, Recording
 from gateway.exchange import NO_USAGE, Kind, Mold
 from gateway.flight import Flight
-from gateway.forms import REPLAYED, Forms, Replay, beside, recorded
+from gateway.forms import REPLAYED, Forms, Image, Replay, beside, own_image, recorded
 from gateway.leash import Leash
 from gateway.plans import Plan, Plans
 from gateway.ports import AT_ONCE, Cache, ClientGone, Clock, Prices, Upstream
@@ -106,11 +106,26 @@ class Boarding:
         kind = plan.kinds.get(request.stream)
         if kind is None or now >= kind.until:
             return None
-        replay = self.at_hand(plan, entry, now)
-        if replay is None or replay.image.size > AT_ONCE:
+        return self._new_mold(plan, entry, own, kind, now, prices)
+
+    def _new_mold(
+        self,
+        plan: Plan,
+        entry: Entry,
+        own: Recording | None,
+        kind: Kind,
+        now: float,
+        prices: Prices,
+    ) -> Mold | None:
+        """`own`: the recording in the form asked for."""
+        found, max_age = own, plan.wish.max_age
+        image = None if own is None else own_image(own, plan.request, now, max_age)
+        if image is None and (replay := self.at_hand(plan, entry, now)):
+            found, image = replay.recording, replay.image
+        if found is None or image is None or image.size > AT_ONCE:
             return None
-        mold = _mold(plan, replay, kind, prices)
-        if replay.recording is own and plan.wish.max_age is None:
+        mold = _mold(plan, found, image, kind, prices)
+        if found is own and max_age is None:
             plan.mold = mold  # the next hits are like it, of any age
         return mold
 
@@ -256,9 +271,8 @@ class Boarding:
         return rules.landed(old, new, converts=converts)
 
 
-def _mold(plan: Plan, replay: Replay, kind: Kind, prices: Prices) -> Mold:
-    found, image, by = replay.recording, replay.image, plan.upstream
-    saved, summary = found.usage, image.summary
+def _mold(plan: Plan, found: Recording, image: Image, kind: Kind, prices: Prices) -> Mold:
+    saved, summary, by = found.usage, image.summary, plan.upstream
     served, tier = plan.served or "", summary.service_tier
     like = replace(
         kind.like,

@@ -77,10 +77,8 @@ class Forms:
     ) -> Replay | None:
         """What of an entry answers a request at `now`, and needs no building."""
         same, other = (entry.stream, entry.json) if request.stream else (entry.json, entry.stream)
-        if same is not None and same.fresh(now, max_age):
-            asked_usage = request.stream and request.asked_usage
-            if not (asked_usage and same.usage.source is UsageSource.NONE):
-                return Replay(same, _image_of(same, request))
+        if same is not None and (image := own_image(same, request, now, max_age)):
+            return Replay(same, image)
         if other is None or not other.fresh(now, max_age):
             return None
         place = _place(other, request)
@@ -133,8 +131,15 @@ def _place(recording: Recording, request: ChatRequest) -> Place:
     return recording.request_id, form, request.stream and request.asked_usage
 
 
-def _image_of(recording: Recording, request: ChatRequest) -> Image:
-    """Byte for byte, but for the usage event that the client has not asked for. It is made once."""
+def own_image(
+    recording: Recording, request: ChatRequest, now: float, max_age: float | None
+) -> Image | None:
+    """A recording of the form asked for as it is sent, where it answers a request at `now`: byte
+    for byte, but for the usage event that the client has not asked for. It is made once."""
+    if not recording.fresh(now, max_age):
+        return None
+    if request.stream and request.asked_usage and recording.usage.source is UsageSource.NONE:
+        return None
     span = recording.usage_span
     place = "image" if span is None or request.asked_usage else "bare"
     image: Image | None = getattr(recording, place, None)

@@ -103,7 +103,7 @@ class Errand(Struct, eq=False):
         """`pause` has ended."""
         if self._pause is not pause:
             return  # it was cancelled meanwhile
-        if asyncio.current_task() is None:
+        if asyncio.current_task(self._loop) is None:
             self.go_on()
         else:  # what runs in between two turns of another's task has no task of its own
             self._loop.call_soon(self._late, pause)

@@ -14,7 +14,7 @@ from gateway.entry import Entry, Label
 
 MAGIC = b"GWE1"  # another layout gets another one, and what is older is a miss
 _DIGEST = 32
-_HEAD = len(MAGIC) + _DIGEST
+_MAGIC, _HEAD = len(MAGIC), len(MAGIC) + _DIGEST
 
 _read = msgspec.msgpack.Decoder(Entry).decode
 _write = msgspec.msgpack.Encoder().encode
@@ -37,7 +37,7 @@ def decode(data: bytes, key: bytes) -> Entry:
     if len(data) <= _HEAD or not data.startswith(MAGIC):
         raise Corrupt("not an entry")
     payload = memoryview(data)[_HEAD:]
-    if _seal(payload, key) != data[len(MAGIC) : _HEAD]:
+    if _seal(payload, key) != data[_MAGIC:_HEAD]:
         raise Corrupt("the digest is another")
     try:
         return _read(payload)

@@ -23,7 +23,8 @@ T = TypeVar("T")
 
 THREADS = 2
 WAITING = 256  # reads that may wait for a thread
-HANDFUL = 8  # reads that a thread does together
+HANDFUL = 16  # reads that a thread does together
+FEW = 6  # reads in one turn that are spread over the threads: there is time for each of them
 
 
 class Read(Pause, Generic[T], eq=False):
@@ -103,7 +104,8 @@ class Readers(Generic[T]):
 
     def _hand_over(self) -> None:
         asked, self._asked = self._asked, []
-        size = min(HANDFUL, -(-len(asked) // THREADS))
+        few = len(asked) <= FEW
+        size = -(-len(asked) // THREADS) if few else HANDFUL
         for at in range(0, len(asked), size):
             self._queue.put(Handful(asked[at : at + size]))
 

@@ -124,9 +124,10 @@ class Table(diskcache.Cache):  # type: ignore[misc]
     def read_all(self, keys: Sequence[bytes]) -> dict[bytes, tuple[bytes, bytes] | Refused]:
         """Those that are there, in one statement; sqlite3.Error."""
         found: dict[bytes, tuple[bytes, bytes] | Refused] = {}
+        fetch = self.disk.fetch
         for key, mode, filename, value, labels in self._sql(_selection(len(keys)), keys).fetchall():
             try:
-                found[key] = self.disk.fetch(mode, filename, value, False), labels
+                found[key] = fetch(mode, filename, value, False), labels
             except Refused as error:
                 found[key] = error
         return found

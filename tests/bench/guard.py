@@ -24,8 +24,10 @@ from types import CodeType, FrameType
 from typing import Any
 
 import yaml
+from attrs import evolve
 
 from gateway.app import Gateway
+from gateway.config import Size
 from gateway.metrics.sink import AT_ONCE
 from gateway.watch import ConfigFile
 from gateway.web.connection import Connection
@@ -204,9 +206,13 @@ async def measured(folder: Path, *, show: bool) -> dict[str, Count]:
             "relay": (asking(FIXED, False, NO_STORE), "bypass"),
             "miss": (asking(FIXED, False, numbers=itertools.count(2)), "miss"),
             "stream": (asking(BULK, True, NO_STORE), "bypass"),
+            "disk": (asking(FIXED, False, numbers=itertools.count(2)), "hit"),  # what was missed
         }
         found = {}
         for name, (go, state) in ways.items():
+            if name == "disk":
+                await gateway.cache.flush()
+                _forget(gateway)
             for _ in range(WARM):
                 answer = await go()
             if f"\r\nx-gateway-cache: {state}\r\n".encode() not in answer:
@@ -215,6 +221,13 @@ async def measured(folder: Path, *, show: bool) -> dict[str, Count]:
         connection.connection_lost(None)
     server.close()
     return found
+
+
+def _forget(gateway: Gateway) -> None:
+    """Memory keeps nothing from now on, and no body is known."""
+    section = evolve(gateway.config.cache, memory=Size(1))
+    gateway.cache.reconfigure(section)
+    gateway.boarding.reconfigure(section)
 
 
 def main(arguments: list[str]) -> int:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from gateway.exchange import Outcome, UsageSource
 
+FOUND_BY = ("key", "model", "cache")  # what rows are looked for by
+SERIES = ("key_id", "key", "team_id", "team", "model", "upstream", "tags")  # and added up by
+
 # What stands for NULL, and what may not be one, is in `migrations.py`.
 COLUMNS = {
     "id": "TEXT NOT NULL UNIQUE",  # the request's ULID

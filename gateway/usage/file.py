@@ -20,12 +20,10 @@ import msgspec
 
 from gateway.exchange import Reservation, ulid
 from gateway.usage import calendar
-from gateway.usage.columns import HELD
+from gateway.usage.columns import FOUND_BY, HELD, SERIES
 from gateway.usage.migrations import (
     FIGURES,
-    FOUND_BY,
     PART,
-    SERIES,
     migrate,
     refuse_newer,
     version_of,

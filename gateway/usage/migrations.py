@@ -11,7 +11,7 @@ import sqlite3
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from gateway.usage.columns import COLUMNS
+from gateway.usage.columns import COLUMNS, FOUND_BY, SERIES
 
 FIGURES = (
     "requests",
@@ -27,9 +27,7 @@ FIGURES = (
     "counted",  # against limits on requests
     "counted_tokens",  # against limits on tokens
 )
-FOUND_BY = ("key", "model", "cache")
 PART = 8  # characters of an id that its place has: 1,024 ms have the same (github.com/ulid/spec)
-SERIES = ("key_id", "key", "team_id", "team", "model", "upstream", "tags")
 
 Migration = Callable[[sqlite3.Connection], None]
 

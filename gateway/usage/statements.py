@@ -16,14 +16,15 @@ from gateway.usage.columns import (
     AGAIN,
     CALL,
     COLUMNS,
+    FOUND_BY,
     HELD,
     OF_ANY_CALL,
     OF_ANY_HIT,
     OF_KIND,
+    SERIES,
     SURE,
     null,
 )
-from gateway.usage.migrations import FOUND_BY, SERIES
 from gateway.usage.rows import Row, flat
 
 MANY = 16  # hits of one kind in a batch that have statements of their own

@@ -21,8 +21,9 @@ from pathlib import Path
 from gateway.clock import SystemClock
 from gateway.config import Usage as Section
 from gateway.exchange import ulid
+from gateway.usage.columns import FOUND_BY
 from gateway.usage.ledger import NAME, SQLiteLedger
-from gateway.usage.migrations import FOUND_BY, PART
+from gateway.usage.migrations import PART
 from gateway.usage.questions import LogQuestion, UsageQuestion
 from gateway.usage.reader import Reader
 from tests.usage.samples import NOON, hit

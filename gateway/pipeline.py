@@ -185,7 +185,10 @@ class Pipeline:
             raise UnsupportedEncoding(
                 "A body with a Content-Encoding is not read here. Send it unencoded."
             )
-        body = trip.body = await ask.body.read(house.body_limit)
+        body = ask.body.at_once(house.body_limit)
+        if body is None:
+            body = await ask.body.read(house.body_limit)
+        trip.body = body
         known = boarding.plans.at_once(body) or await boarding.plans.know(body)
         trip.received = house.clock.monotonic()
         plan = known.planned(caller, trip.said.asks, house.upstreams)

@@ -56,6 +56,9 @@ class Body(Protocol):
         """The whole body. RequestTooLarge past `limit`, RequestTimeout past a deadline,
         ClientGone when the client leaves."""
 
+    def at_once(self, limit: int) -> bytes | None:
+        """The same, where it is here; None where it has to be waited for, or will not come."""
+
     def chunks(self, limit: int) -> AsyncIterator[bytes]:
         """The body as it arrives, with back-pressure; the same errors."""
 

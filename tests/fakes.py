@@ -64,6 +64,12 @@ class FakeBody:
         self.received = len(self.data)
         return self.data
 
+    def at_once(self, limit: int) -> bytes | None:
+        if self.gone:
+            return None
+        self.received = len(self.data)
+        return self.data
+
     async def chunks(self, limit: int) -> AsyncIterator[bytes]:
         yield await self.read(limit)
 

@@ -97,8 +97,13 @@ class RequestBody(Struct, eq=False):
         RequestTooLarge past `limit` bytes, Overloaded past the budget, RequestTimeout,
         InvalidRequest for broken chunks, ClientGone.
         """
+        data = self.at_once(limit)
+        return await self._read(limit) if data is None else data
+
+    def at_once(self, limit: int) -> bytes | None:
+        """The same, where it is here; None where it has to be waited for, or will not come."""
         if not self._eof or self._error is not None:
-            return await self._read(limit)
+            return None
         size, budget = self.received, self._feeder.budget
         if size > limit:
             raise _too_large(limit)

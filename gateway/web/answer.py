@@ -14,7 +14,7 @@ from typing import Final, Protocol
 from msgspec import Struct
 
 from gateway.exchange import HeaderList
-from gateway.web.writer import Writer
+from gateway.web.writer import LARGE, Writer
 from gateway.wire.fields import lines_of
 
 log = logging.getLogger("gateway.web")
@@ -147,7 +147,14 @@ class Answer(Struct, eq=False):
         if self._bodiless or self._wire.gone:
             size, pieces = 0, ()
         self.bytes_out = size
-        if not self._chunked:
+        if size >= LARGE:
+            if self._chunked:
+                pieces = (b"%x\r\n" % size, *pieces, b"\r\n0\r\n\r\n")
+            self._over()
+            self._writer.end_large((head, *pieces), size)
+            if self._last:
+                self._wire.answered()
+        elif not self._chunked:
             self._end(b"".join((head, *pieces)))
         elif size:
             self._end(b"".join((head, b"%x\r\n" % size, *pieces, b"\r\n0\r\n\r\n")))
@@ -188,12 +195,15 @@ class Answer(Struct, eq=False):
         return True
 
     def _end(self, data: bytes) -> None:
-        self.done = True
-        if self._on_ready is not None:
-            self._on_ready = self._on_gone = None
+        self._over()
         self._writer.end(data)
         if self._last:
             self._wire.answered()
+
+    def _over(self) -> None:
+        self.done = True
+        if self._on_ready is not None:
+            self._on_ready = self._on_gone = None
 
     def _head(self, status: int, headers: HeaderList, length: int | None, lines: str) -> bytes:
         if self.started:

@@ -91,6 +91,7 @@ class Connection(asyncio.Protocol):
             plane.loop, plane.clock, plane.settings.slow_reader, self._too_late, self.abort
         )
         self._writer = Writer(self._transport, plane.flusher, self._deadlines.watch_writes)
+        self._writer.file = plane.file_of(transport)
         self._deadlines.writer = self._writer
         self._peer = Peer(transport)
         self.last_read = plane.clock.monotonic()

@@ -143,6 +143,16 @@ class DataPlane:
 
     # For connections -----------------------------------------------------------------------------
 
+    def file_of(self, transport: asyncio.BaseTransport) -> int:
+        """The number of a transport's socket, where what is written there follows what the
+        transport has sent: asyncio's own, without TLS. Else -1."""
+        if not isinstance(self.loop, asyncio.SelectorEventLoop):
+            return -1
+        if transport.get_extra_info("ssl_object") is not None:
+            return -1
+        found = transport.get_extra_info("socket")
+        return -1 if found is None else int(found.fileno())
+
     def joined(self, connection: Connection) -> bool:
         """Count a new connection; False where it is one too many."""
         self._connections.add(connection)

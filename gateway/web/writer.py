@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Final
 
 from gateway.bursts import Flusher
 
 HIGH_WATER: Final = 64 * 1024  # bytes in the transport's buffer; past it `paused` is set
 JOIN_LIMIT: Final = 64 * 1024  # bytes; more than that does not wait for the end of a turn
+LARGE: Final = 8 * 1024  # bytes; from there on, a copy into one piece is worth avoiding
 _RESET: Final = struct.pack("ii", 1, 0)
 
 
@@ -21,11 +23,14 @@ class Writer:
 
     __slots__ = (
         *("_flusher", "_handed", "_on_rest", "_pieces", "_size", "_taken", "_taken_at"),
-        *("_transport", "paused"),
+        *("_transport", "file", "paused"),
     )
 
     def __init__(
-        self, transport: asyncio.Transport, flusher: Flusher, on_rest: Callable[[], None]
+        self,
+        transport: asyncio.Transport,
+        flusher: Flusher,
+        on_rest: Callable[[], None],
     ) -> None:
         """`on_rest` is called when the transport could not send all that it was given."""
         transport.set_write_buffer_limits(high=HIGH_WATER)
@@ -33,7 +38,9 @@ class Writer:
         self._transport = transport
         self._flusher = flusher
         self._on_rest = on_rest
-        self._pieces: list[bytes] = []
+        # The number of its socket, where nothing but the transport's own buffer stands before that.
+        self.file = -1
+        self._pieces: list[bytes | memoryview] = []
         self._size = 0  # bytes of them, ends not counted
         self._handed = 0  # bytes given to the transport in writes that it could not send whole
         self._taken = 0  # bytes of these that had left it at the last look
@@ -49,7 +56,7 @@ class Writer:
         if size > JOIN_LIMIT:
             self.flush()
 
-    def end(self, data: bytes) -> None:
+    def end(self, data: bytes | memoryview) -> None:
         """The same for the end of an answer. Who alone is answered has it now: there is nobody to
         wait for."""
         flusher, pieces = self._flusher, self._pieces
@@ -62,20 +69,43 @@ class Writer:
             flusher.add(self)
         pieces.append(data)
 
+    def end_large(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
+        """The same for pieces of `size` bytes that are not worth copying into one."""
+        if not self._pieces:
+            self._flusher.add(self)
+        self._pieces += pieces[:-1]
+        self._size += size
+        self.end(pieces[-1])
+
     def flush(self) -> None:
         """Send now what was pushed."""
         pieces, transport = self._pieces, self._transport
         if not pieces:
             return
-        data = b"".join(pieces)
-        pieces.clear()
-        self._size = 0
+        size, self._size = self._size, 0
         if transport.is_closing():
+            pieces.clear()
+            return
+        data = b"".join(pieces) if size < LARGE else self._left_of(pieces)
+        pieces.clear()
+        if not data:
             return
         transport.write(data)
         if transport.get_write_buffer_size():
             self._handed += len(data)
             self._on_rest()
+
+    def _left_of(self, pieces: Sequence[bytes | memoryview]) -> bytes:
+        """What is left of several pieces for the transport to send. Where they are large, and it
+        has nothing to send, the socket takes what it can of them: they need not be copied into
+        one."""
+        if self.file < 0 or self._transport.get_write_buffer_size():
+            return b"".join(pieces)
+        try:
+            sent = os.writev(self.file, pieces)
+        except OSError:  # there is no room, or whatever the transport will meet too
+            sent = 0
+        return b"" if sent == sum(map(len, pieces)) else b"".join(pieces)[sent:]
 
     def reset_at_close(self) -> None:
         """Let the client see a reset in place of an end."""

@@ -71,8 +71,9 @@ class Writer:
 
     def end_large(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
         """The same for pieces of `size` bytes that are not worth copying into one."""
-        if not self._pieces:
-            self._flusher.add(self)
+        flusher = self._flusher
+        if not self._pieces and flusher.latest is not self:
+            flusher.add(self)
         self._pieces += pieces[:-1]
         self._size += size
         self.end(pieces[-1])

@@ -21,6 +21,7 @@ log = logging.getLogger("gateway.web")
 
 SMALL: Final = 64 * 1024  # bytes; to copy them costs less than to hand them on one by one
 
+_END: Final = b"\r\n0\r\n\r\n"  # of the last chunk, and of all of them
 _BODILESS: Final = frozenset({204, 304})
 _STATUS_LINES: Final = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n" for status in HTTPStatus
@@ -149,15 +150,16 @@ class Answer(Struct, eq=False):
         self.bytes_out = size
         if size >= LARGE:
             if self._chunked:
-                pieces = (b"%x\r\n" % size, *pieces, b"\r\n0\r\n\r\n")
+                head += b"%x\r\n" % size
+                pieces, size = (*pieces, _END), size + len(_END)
             self._over()
-            self._writer.end_large((head, *pieces), size)
+            self._writer.end_large([head, *pieces], len(head) + size)
             if self._last:
                 self._wire.answered()
         elif not self._chunked:
             self._end(b"".join((head, *pieces)))
         elif size:
-            self._end(b"".join((head, b"%x\r\n" % size, *pieces, b"\r\n0\r\n\r\n")))
+            self._end(b"".join((head, b"%x\r\n" % size, *pieces, _END)))
         else:
             self._end(head + b"0\r\n\r\n")
 

@@ -69,14 +69,20 @@ class Writer:
             flusher.add(self)
         pieces.append(data)
 
-    def end_large(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
-        """The same for pieces of `size` bytes that are not worth copying into one."""
+    def end_large(self, pieces: list[bytes | memoryview], size: int) -> None:
+        """The same for pieces of `size` bytes that are not worth copying into one. They are taken
+        over."""
         flusher = self._flusher
-        if not self._pieces and flusher.latest is not self:
-            flusher.add(self)
-        self._pieces += pieces[:-1]
+        alone, flusher.latest = flusher.latest is self, self
         self._size += size
-        self.end(pieces[-1])
+        if self._pieces:
+            self._pieces += pieces
+        else:
+            self._pieces = pieces
+            if not alone:
+                flusher.add(self)
+        if alone:
+            self.flush()
 
     def flush(self) -> None:
         """Send now what was pushed."""
@@ -87,7 +93,7 @@ class Writer:
         if transport.is_closing():
             pieces.clear()
             return
-        data = b"".join(pieces) if size < LARGE else self._left_of(pieces)
+        data = b"".join(pieces) if size < LARGE else self._left_of(pieces, size)
         pieces.clear()
         if not data:
             return
@@ -96,17 +102,17 @@ class Writer:
             self._handed += len(data)
             self._on_rest()
 
-    def _left_of(self, pieces: Sequence[bytes | memoryview]) -> bytes:
-        """What is left of several pieces for the transport to send. Where they are large, and it
-        has nothing to send, the socket takes what it can of them: they need not be copied into
-        one."""
+    def _left_of(self, pieces: Sequence[bytes | memoryview], size: int) -> bytes:
+        """What is left of pieces for the transport to send; of `size` bytes, or a little more.
+        Where it has nothing to send, the socket takes what it can of them: they need not be copied
+        into one."""
         if self.file < 0 or self._transport.get_write_buffer_size():
             return b"".join(pieces)
         try:
             sent = os.writev(self.file, pieces)
         except OSError:  # there is no room, or whatever the transport will meet too
             sent = 0
-        return b"" if sent == sum(map(len, pieces)) else b"".join(pieces)[sent:]
+        return b"".join(pieces)[sent:] if sent != size else b""
 
     def reset_at_close(self) -> None:
         """Let the client see a reset in place of an end."""

@@ -63,6 +63,6 @@ async def test_large_pieces_are_not_copied_where_the_socket_takes_them(monkeypat
             return real(file, data)
 
         monkeypatch.setattr(os, "writev", writev)
-        writer.end_large(pieces, LARGE + 10)
+        writer.end_large(list(pieces), LARGE + 10)
         assert await received(theirs, LARGE + 10) == b"".join(pieces)
         assert written == list(map(id, pieces))

@@ -98,7 +98,7 @@ class Table(diskcache.Cache):  # type: ignore[misc]
             tag_index=0,
             eviction_policy="least-recently-stored",  # the one that writes nothing on a read
             sqlite_auto_vacuum=2,  # incremental: FULL moves as many pages as each delete frees
-            sqlite_cache_size=-8192,  # KiB, each: what leads to a million rows
+            sqlite_cache_size=-4096,  # KiB, for each connection
             sqlite_journal_mode="wal",
             sqlite_journal_size_limit=self._log,
             sqlite_mmap_size=0,  # a file cut short under a map is a SIGBUS (sqlite.org/mmap.html)

@@ -130,6 +130,8 @@ class Disk:
         if table is not getattr(self._mine, "table", None):
             self._leave()
             self._mine.table = table
+            if table is not None:
+                table.prepare_to_read()
         found = {} if table is None or not keys else table.read_all(keys)
         return [_entry(key, found.get(key)) for key in keys]
 

@@ -26,6 +26,7 @@ CHUNK = 200  # rows deleted in one transaction
 SCAN = 2000  # rows looked at in one statement
 VACUUM = 256  # pages given back to the file system at a time
 MANY = 64  # rows in one statement, at most; each power of two up to it is a statement of its own
+READERS_PAGES = 8192  # KiB
 KEY = 32  # bytes of a key: a SHA-256
 
 _RAW = 1  # diskcache's column `raw`: the key is bytes as they are
@@ -154,6 +155,10 @@ class Table(diskcache.Cache):  # type: ignore[misc]
             (PREFIX, last, KEY, count),
         ).fetchall()
         return bytes.fromhex(prefixes or ""), last_of_them
+
+    def prepare_to_read(self) -> None:
+        """For this thread's connection: room for all pages that lead to a million rows."""
+        self._sql(f"PRAGMA cache_size = -{READERS_PAGES}").fetchall()
 
     def version(self) -> int:
         """Another number once another connection has written (PRAGMA data_version)."""

@@ -77,7 +77,8 @@ class Presence:
 
     def lacks(self, key: bytes) -> bool:
         """It is certainly not on disk. False also until the first filter is built."""
-        return self._used is not None and self._used.lacks(key)
+        used = self._used  # the writer's thread may exchange it meanwhile
+        return used is not None and used.lacks(key)
 
     def begin(self, entries: int) -> None:
         """Another table, with about so many rows: nothing is known until `step` has built it."""

@@ -93,7 +93,7 @@ class Writer:
         if transport.is_closing():
             pieces.clear()
             return
-        data = b"".join(pieces) if size < LARGE else self._left_of(pieces, size)
+        data = b"".join(pieces) if size < LARGE else self._left_of(pieces)
         pieces.clear()
         if not data:
             return
@@ -102,17 +102,16 @@ class Writer:
             self._handed += len(data)
             self._on_rest()
 
-    def _left_of(self, pieces: Sequence[bytes | memoryview], size: int) -> bytes:
-        """What is left of pieces for the transport to send; of `size` bytes, or a little more.
-        Where it has nothing to send, the socket takes what it can of them: they need not be copied
-        into one."""
+    def _left_of(self, pieces: Sequence[bytes | memoryview]) -> bytes:
+        """What is left of large pieces for the transport to send. Where it has nothing to send, the
+        socket takes what it can of them: they need not be copied into one."""
         if self.file < 0 or self._transport.get_write_buffer_size():
             return b"".join(pieces)
         try:
             sent = os.writev(self.file, pieces)
         except OSError:  # there is no room, or whatever the transport will meet too
             sent = 0
-        return b"".join(pieces)[sent:] if sent != size else b""
+        return b"" if sent == sum(map(len, pieces)) else b"".join(pieces)[sent:]
 
     def reset_at_close(self) -> None:
         """Let the client see a reset in place of an end."""

@@ -66,3 +66,12 @@ async def test_large_pieces_are_not_copied_where_the_socket_takes_them(monkeypat
         writer.end_large(list(pieces), LARGE + 10)
         assert await received(theirs, LARGE + 10) == b"".join(pieces)
         assert written == list(map(id, pieces))
+
+
+async def test_an_end_is_not_lost_where_the_socket_takes_all_but_that(monkeypatch):
+    async with pair() as (writer, theirs):
+        body, real = b"x" * LARGE, os.writev
+        monkeypatch.setattr(os, "writev", lambda file, data: real(file, [b"".join(data)[:LARGE]]))
+        writer.push(body)
+        writer.end(b"tail")
+        assert await received(theirs, LARGE + 4) == body + b"tail"

@@ -346,7 +346,7 @@ class Gateway:
         self.ops.draining = True
         self.plane.begin_drain()
         if self.plane.in_flight:
-            say(f"stopping: {self.plane.in_flight} requests are under way")
+            say(f"stopping: requests under way: {self.plane.in_flight}")
         loop, limit = asyncio.get_running_loop(), self.config.server.drain_timeout
         ended = loop.create_task(self.plane.wait_closed(limit))
         hurry = loop.create_task(self._hurry.wait())
